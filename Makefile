@@ -1,0 +1,86 @@
+# Godwit's targets. `make` or `make help` lists them; each does its own set-up.
+# Needs git, make and Python >= 3.11. PYTHON=python3.13 chooses another interpreter, VENV=.venv313 another folder.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+CLUSTER := tests/cluster/node/cluster
+# Two test processes: more than the project's smallest machine has cores would only blur the tests' times.
+JOBS ?= 2
+# Further arguments for pytest: make test-fast ARGS='-k restore -x'
+ARGS ?=
+
+# The environment is made again when what it is made from has changed, whatever the files' times say.
+STAMP := $(VENV)/.made-from-$(shell cat requirements/dev.txt pyproject.toml | git hash-object --stdin)
+
+.PHONY: help demo test test-fast lint bench crds image cluster-up cluster-down lock clean $(VENV)
+
+help: ## Show these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV) ## Run the main job here: embedded PostgreSQL, local cluster (under 3 minutes from a fresh clone)
+	$(VENV)/bin/godwit demo
+
+test: $(VENV) ## Run every test, the real Kubernetes included (Linux, root, Go >= 1.26; or GODWIT_TEST_KUBECONFIG)
+	$(PY) -m pytest -m "not cluster" -n $(JOBS) --dist loadfile $(ARGS)
+	$(PY) -m pytest -m cluster $(ARGS)
+
+test-fast: $(VENV) ## Run the tests that need no cluster and little time (under 2 minutes)
+	$(PY) -m pytest -m "not cluster and not slow" -n $(JOBS) --dist loadfile $(ARGS)
+
+lint: $(VENV) ## Check style, types, the two wings, generated files and the repository's own rules
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(PY) -m godwit.api.crd --check crds
+	$(PY) tests/checks/repository.py
+
+bench: $(VENV) ## Measure on the real Kubernetes: from apply to Ready, and what the idle operator costs
+	$(PY) -m pytest tests/bench -s $(ARGS)
+
+crds: $(VENV) ## Write crds/ from the models in operator/godwit/api
+	$(PY) -m godwit.api.crd --write crds
+
+image: $(VENV) ## Build the one image (operator, runner, command line)
+	$(CLUSTER) image
+
+cluster-up: $(VENV) ## Start the one-node Kubernetes that the cluster tests use
+	$(CLUSTER) up
+
+cluster-down: ## Stop it and remove what it made
+	$(CLUSTER) down
+
+lock: $(VENV) ## Choose versions anew and write requirements/*.txt with their hashes
+	@for name in runtime demo dev; do \
+	  echo "requirements/$$name.txt"; \
+	  constraint=""; [ $$name = runtime ] || constraint="--constraint requirements/runtime.pins"; \
+	  env -u PIP_FIND_LINKS -u UV_FIND_LINKS $(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+	    --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+	    $$constraint requirements/$$name.in --output-file requirements/$$name.txt; \
+	  sed -n 's/^\([a-z0-9].*[^ \\]\) *\\$$/\1/p' requirements/$$name.txt > requirements/runtime.pins; \
+	done; rm -f requirements/runtime.pins
+
+clean: ## Remove the virtual environment and every cache in this folder
+	rm -rf $(VENV) .cache build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find operator tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV): $(STAMP)
+
+$(STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Godwit needs Python >= 3.11, but $(PYTHON) is $$($(PYTHON) --version 2>&1 || true)." >&2; \
+	  echo "Install one and name it: make PYTHON=python3.13 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot make virtual environments: its modules venv and ensurepip are missing." >&2; \
+	  echo "On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Making $(VENV) with $$($(PYTHON) --version) ..."
+	@[ -x $(PY) ] || $(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r requirements/dev.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation -e .
+	@rm -f $(VENV)/.made-from-*
+	@touch $@
