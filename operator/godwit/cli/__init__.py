@@ -1,0 +1,1 @@
+"""The command line, `godwit`, also as `kubectl godwit`."""

@@ -1,0 +1,1 @@
+"""Observe, decide, report, act, and again."""

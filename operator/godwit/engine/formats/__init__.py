@@ -1,0 +1,1 @@
+"""Layouts of migration folders and their history tables, one module a format."""

@@ -1,0 +1,183 @@
+"""The data that the engine's verbs share: what lies in the source, what the history says, what is to run.
+
+Plain frozen values; reading them from files or from PostgreSQL is done elsewhere.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from godwit.contract.base import digest
+from godwit.contract.outcome import Finding, PlanOutcome
+from godwit.contract.request import Direction, Format
+
+
+@dataclass(frozen=True)
+class Script:
+    """One SQL file. `path` is how people know it (relative to the source); `checksum` is the format's own."""
+
+    path: str
+    data: bytes
+    checksum: str
+
+    @property
+    def text(self) -> str:
+        """The file as text; reading the source has refused anything that is not UTF-8."""
+        return self.data.decode("utf-8")
+
+
+@dataclass(frozen=True)
+class Migration:
+    """A named step of the schema, with the way back where the team wrote one."""
+
+    name: str
+    up: Script
+    down: Script | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A migration folder, in the format's order."""
+
+    format: Format
+    migrations: tuple[Migration, ...]
+
+    def get(self, name: str) -> Migration | None:
+        """The migration of that name, or None."""
+        return next((m for m in self.migrations if m.name == name), None)
+
+
+@dataclass(frozen=True)
+class HistoryRow:
+    """One row of the tool's own history table."""
+
+    id: str
+    name: str
+    checksum: str
+    started_at: datetime
+    finished_at: datetime | None = None
+    rolled_back_at: datetime | None = None
+    applied_steps: int = 0
+    logs: str | None = None
+
+    @property
+    def applied(self) -> bool:
+        """Finished and not rolled back."""
+        return self.finished_at is not None and self.rolled_back_at is None
+
+    @property
+    def failed(self) -> bool:
+        """Started, neither finished nor rolled back: somebody has to resolve it."""
+        return self.finished_at is None and self.rolled_back_at is None
+
+
+@dataclass(frozen=True)
+class History:
+    """What the database says about itself. Rows are in order of `started_at`."""
+
+    schema: str
+    exists: bool
+    rows: tuple[HistoryRow, ...] = ()
+    unmanaged_tables: bool = False
+    """Whether the schema holds tables although there is no history table."""
+
+    @property
+    def applied(self) -> tuple[HistoryRow, ...]:
+        """Rows that count as applied, in order of application, one for each name (the last)."""
+        by_name = {row.name: row for row in self.rows if row.applied}
+        return tuple(sorted(by_name.values(), key=lambda r: (r.started_at, r.name)))
+
+    @property
+    def failed(self) -> tuple[HistoryRow, ...]:
+        """Rows that somebody has to resolve."""
+        return tuple(row for row in self.rows if row.failed)
+
+    @property
+    def state(self) -> str:
+        """Digest of what is applied (names and checksums, in any order) and of what failed."""
+        return state_digest({r.name: r.checksum for r in self.applied}, [r.name for r in self.failed])
+
+
+def state_digest(applied: dict[str, str], failed: list[str] | None = None) -> str:
+    """Digest of a history: name -> checksum of what is applied, and the names of unresolved failures."""
+    return digest({"applied": sorted(applied.items()), "failed": sorted(failed or [])})
+
+
+class Mode(StrEnum):
+    """How a file is sent to the server.
+
+    Whole: as one message inside our transaction, together with its history row.
+    Alone: a single CALL or DO, which may commit by itself; sent outside a transaction.
+    StatementWise: holds something that cannot run in a transaction; each statement that can commits with its
+    progress row, the rest is judged from the catalog.
+    """
+
+    WHOLE = "Whole"
+    ALONE = "Alone"
+    STATEMENT_WISE = "StatementWise"
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One statement of a file, as PostgreSQL's own parser split it."""
+
+    index: int
+    """0-based position in the file."""
+    text: str
+    line: int
+    """1-based line where its first token stands."""
+    offset: int
+    """Offset of `text` in the file, in characters."""
+    tag: str
+    """Parse node's name, for example IndexStmt."""
+    transactional: bool = True
+    destructive: bool = False
+    """Drops, truncates, rewrites or deletes something that may have existed before."""
+    locks: tuple[str, ...] = ()
+    """Relations, as written, on which it takes a lock that conflicts with readers or writers."""
+    concurrent_index: str = ""
+    """Name of the index that CREATE/DROP INDEX or REINDEX CONCURRENTLY works on, as written."""
+
+
+@dataclass(frozen=True)
+class ParsedScript:
+    """A script with its statements; BEGIN ... COMMIT around the whole file is taken off `body`."""
+
+    script: Script
+    mode: Mode
+    body: str
+    statements: tuple[Statement, ...]
+
+    @property
+    def destructive(self) -> bool:
+        """Whether any statement is."""
+        return any(s.destructive for s in self.statements)
+
+
+@dataclass(frozen=True)
+class PlannedMigration:
+    """One migration of a plan: the script to run (up or down) and the row that it makes or removes."""
+
+    name: str
+    checksum: str
+    """Checksum of the up script, as in the history row."""
+    run: ParsedScript
+    down: Script | None = None
+    """The way back, kept in the journal when the migration is applied."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to run, in order, with everything found on the way. `refusal` set: nothing may run."""
+
+    outcome: PlanOutcome
+    steps: tuple[PlannedMigration, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    direction: Direction | None = None
+    expected: dict[str, str] = field(default_factory=dict)
+    """name -> checksum of what is applied afterwards."""
+
+    @property
+    def refusal(self) -> Finding | None:
+        """The first finding that refuses the plan, or None."""
+        return next((f for f in self.findings if f.severity == "Error"), None)
