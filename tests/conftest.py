@@ -1,0 +1,133 @@
+"""Fixtures of every test: a real PostgreSQL server, and fresh databases and roles on it."""
+
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from godwit.cli.embedded import EmbeddedPostgres
+
+TESTS = Path(__file__).parent
+MIGRATIONS = TESTS.parent / "migrations"
+
+# pg_dump marks its scripts with a random key since 2025 (CVE-2025-8714), and sequences move also when a
+# transaction is rolled back: neither says anything about the database's content.
+_UNSTABLE = re.compile(r"^(\\(un)?restrict .*|SELECT pg_catalog\.setval\(.*)\n", re.MULTILINE)
+_ROWS = re.compile(r"^(COPY .* FROM stdin;\n)(.*?)^\\\.$", re.MULTILINE | re.DOTALL)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what lies below tests/cluster, and give it the time that a real Kubernetes needs."""
+    for item in items:
+        if (TESTS / "cluster") in item.path.parents:
+            item.add_marker(pytest.mark.cluster)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(300))
+
+
+@pytest.fixture(scope="session")
+def server_folder() -> Iterator[Path]:
+    """A folder that the server's unprivileged user can reach; pytest's own are closed when root runs it."""
+    folder = Path(tempfile.mkdtemp(prefix="godwit-test-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(server_folder: Path) -> Iterator[EmbeddedPostgres]:
+    """One PostgreSQL server for the whole session (with xdist: for each worker)."""
+    with EmbeddedPostgres(server_folder / "server", durable=False, settings=TEST_SETTINGS) as server:
+        yield server
+
+
+# Small, for a machine that runs other tests at the same time, and able to do what any test asks for.
+TEST_SETTINGS = {
+    "shared_buffers": "32MB",
+    "max_connections": "60",
+    "max_wal_size": "256MB",
+    "max_prepared_transactions": "5",
+    "wal_level": "logical",
+    "autovacuum": "off",  # its locks and its changes of statistics would make tests differ from run to run
+    "log_min_duration_statement": "-1",
+}
+
+
+@dataclass(frozen=True)
+class Database:
+    """A fresh database of the test server."""
+
+    server: EmbeddedPostgres
+    name: str
+
+    @property
+    def uri(self) -> str:
+        """libpq URI over TCP, as superuser."""
+        return self.server.uri(self.name)
+
+    def uri_as(self, user: str) -> str:
+        """libpq URI over TCP, as `user` (made by the fixture `role`); the server asks for no password."""
+        return self.server.uri(self.name, user=user)
+
+    def psql(self, sql: str) -> str:
+        """Run SQL as superuser and return its rows as lines of a|b|c."""
+        return self.server.psql(sql, self.name)
+
+    def dump(self, *, without: tuple[str, ...] = ("godwit",), schema_only: bool = False) -> str:
+        """The database as text by pg_dump, equal for equal content.
+
+        Left out: schemas in `without` (by default Godwit's journal), sequence values, random marks. Rows are
+        sorted, because their physical order says nothing.
+        """
+        options = [f"--exclude-schema={schema}" for schema in without]
+        options += ["--schema-only"] if schema_only else []
+        text = _UNSTABLE.sub("", self.server.run("pg_dump", *options, database=self.name))
+        return _ROWS.sub(
+            lambda match: match[1] + "".join(sorted(match[2].splitlines(keepends=True))) + "\\.", text
+        )
+
+
+_numbers = count(1)
+
+
+@pytest.fixture
+def database(postgres_server: EmbeddedPostgres, request: pytest.FixtureRequest) -> Iterator[Database]:
+    """A fresh, empty database, named by the test and a number; dropped afterwards, also while in use."""
+    label = re.sub(r"\W+", "_", request.node.name.lower()).strip("_")[:40]
+    fresh = Database(postgres_server, f"{label}_{next(_numbers)}")
+    postgres_server.create_database(fresh.name)
+    yield fresh
+    postgres_server.drop_database(fresh.name)
+
+
+@pytest.fixture
+def role(postgres_server: EmbeddedPostgres, database: Database) -> Iterator[Callable[..., str]]:
+    """Make login roles without superuser rights: role("app"), role("owner", createdb=True) -> its full name.
+
+    The name gets the database's number, because roles belong to the whole server. `owns=True` makes it the owner
+    of the test's database.
+    """
+    made: list[str] = []
+
+    def make(name: str, *, createdb: bool = False, owns: bool = False) -> str:
+        full = f"{name}_{database.name.rsplit('_', 1)[1]}"
+        postgres_server.create_role(full, createdb=createdb)
+        made.append(full)
+        if owns:
+            postgres_server.psql(f'ALTER DATABASE "{database.name}" OWNER TO "{full}"')
+        return full
+
+    yield make
+    # What the roles own goes with its databases, so those go first; that `database` finds its own gone is fine.
+    postgres_server.drop_database(database.name)
+    for name in reversed(made):
+        for owned in postgres_server.psql(
+            f"SELECT datname FROM pg_database WHERE datdba = '{name}'::regrole"
+        ).splitlines():
+            postgres_server.drop_database(owned)
+        postgres_server.drop_role(name)
