@@ -1,0 +1,205 @@
+"""DatabaseMigration: which migrations a database should have."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from godwit.api.common import ApiModel, Duration, LocalRef, Resource, Status
+from godwit.api.database import rules
+from godwit.contract.identity import DatabaseIdentity
+from godwit.contract.outcome import Failure, Findings, RungState
+from godwit.contract.policy import CheckWhen, OnFailure, TransactionMode
+from godwit.contract.request import Format, PlanRef
+
+
+class ImageSource(ApiModel):
+    """A folder in a container image, mounted as an image volume."""
+
+    reference: Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\s]+$")]
+    """Image by digest (`name@sha256:...`); a tag is accepted only for a Development database."""
+    path: Annotated[
+        str, Field(pattern=r"^([A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)?$")
+    ] = ""
+    """Folder in the image that holds the migrations; empty for its root."""
+
+
+class SourceSpec(ApiModel):
+    """Where the migration files are: ConfigMaps, or an image."""
+
+    model_config = rules(
+        ("has(self.configMaps) != has(self.image)", "give exactly one of configMaps and image")
+    )
+
+    config_maps: Annotated[tuple[LocalRef, ...], Field(min_length=1, max_length=64)] | None = None
+    """ConfigMaps whose keys are NAME.sql, NAME.down.sql, migration_lock.toml, or a *.tar.gz of the folder."""
+    image: ImageSource | None = None
+
+
+class ApprovalPolicy(StrEnum):
+    """Whether a person must approve a plan."""
+
+    NEVER = "Never"
+
+
+class RehearsalPolicy(StrEnum):
+    """Whether a plan is rehearsed on a copy."""
+
+    NEVER = "Never"
+
+
+class Gates(ApiModel):
+    """What must be open before a run starts."""
+
+    approval: ApprovalPolicy = ApprovalPolicy.NEVER
+    rehearsal: RehearsalPolicy = RehearsalPolicy.NEVER
+
+
+class Strategy(ApiModel):
+    """How migrations are executed."""
+
+    transaction: TransactionMode = TransactionMode.PER_MIGRATION
+    lock_timeout: Duration = "2s"
+    """How long one statement waits for a lock."""
+    max_lock_hold: Duration = "5s"
+    """How long locks on existing tables may be held, verification included."""
+    lock_budget: Duration = "10m"
+    """How long a migration is tried again when its locks are busy."""
+    statement_timeout: Duration | None = None
+    """Bound of one statement; by default only `maxLockHold` bounds statements that lock existing tables."""
+
+
+class CheckSpec(ApiModel):
+    """A SELECT that must return one row with one true value."""
+
+    name: Annotated[
+        str, Field(min_length=1, max_length=63, pattern="^[A-Za-z0-9]([A-Za-z0-9 _.-]*[A-Za-z0-9])?$")
+    ]
+    sql: Annotated[str, Field(min_length=1, max_length=4096)]
+    when: CheckWhen = CheckWhen.BEFORE_COMMIT
+    """BeforeCommit: in the last migration's transaction, and again afterwards.
+
+    AfterCommit: afterwards only.
+    """
+    timeout: Duration = "5s"
+
+
+class VerifySpec(ApiModel):
+    """What must be true of the database after a run, beyond its history."""
+
+    checks: Annotated[
+        tuple[CheckSpec, ...],
+        Field(
+            max_length=32,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ] = ()
+
+
+class DatabaseMigrationSpec(ApiModel):
+    """Which migrations, to which version, under which rules."""
+
+    database_ref: Annotated[
+        LocalRef,
+        Field(
+            json_schema_extra={
+                "x-kubernetes-validations": [
+                    {"rule": "self == oldSelf", "message": "databaseRef is immutable"}
+                ]
+            }
+        ),
+    ]
+    source: SourceSpec
+    format: Format = Format.PRISMA
+    target_version: Annotated[str, Field(min_length=1, max_length=255)] = "Latest"
+    """Latest, or the name of a migration; a lower one than the current goes down by down.sql."""
+    gates: Gates = Gates()
+    strategy: Strategy = Strategy()
+    verify: VerifySpec = VerifySpec()
+    on_failure: OnFailure | None = None
+    """What happens to migrations committed before a later one failed.
+
+    Default: RollBack in Development, else Stop.
+    """
+    allow_downgrade: bool = False
+    """Whether a lower targetVersion may run in Production."""
+    suspend: bool = False
+    """Plan only: the next run does not start (a running one goes on)."""
+    interval: Duration = "24h"
+    """How often a settled migration is planned again."""
+    run_history_limit: Annotated[int, Field(ge=1, le=100)] = 10
+    """How many finished runs are kept."""
+
+
+class PinnedSource(ApiModel):
+    """The source as it was when it was planned: an immutable copy, or an image reference."""
+
+    config_maps: tuple[str, ...] = ()
+    """Names of immutable ConfigMaps, in the order in which they are mounted as 0, 1, ..."""
+    image: ImageSource | None = None
+    content: str = ""
+    """Digest of the copied files; empty for an image."""
+
+
+class PlanStatus(ApiModel):
+    """The last plan. Its SQL is in the ConfigMap named by `document`, and in the step's log."""
+
+    key: str
+    """What the plan was made for: generation, source, database, request, interval."""
+    ref: PlanRef | None = None
+    """The plan's digests; None when nothing is pending."""
+    source: PinnedSource
+    identity: DatabaseIdentity
+    journal_head: int = 0
+    state: str = ""
+    """Digest of the applied history when the plan was made."""
+    pending_names: tuple[str, ...] = ()
+    statements: int = 0
+    transactional: bool = True
+    destructive: bool = False
+    rungs: tuple[RungState, ...] = ()
+    findings: Findings = Findings()
+    made_at: datetime
+
+
+class RunSummary(ApiModel):
+    """A run that ended."""
+
+    name: str
+    uid: str
+    reason: str
+    """Succeeded, or why it did not."""
+    content: str = ""
+    """Content digest of its plan: the same one is not tried again until something changes."""
+    ended_at: datetime | None = None
+
+
+class DatabaseMigrationStatus(Status):
+    """Where the database stands, what is planned, what ran last."""
+
+    current: str = ""
+    """Newest applied migration."""
+    target: str = ""
+    """Newest migration once the plan has run."""
+    applied: int = 0
+    pending: int = 0
+    plan: PlanStatus | None = None
+    failure: Failure | None = None
+    """Why it is Stalled, or waits."""
+    active_run: str = ""
+    last_run: RunSummary | None = None
+    run_count: int = 0
+    """Number of the newest run ever made; names are never used twice."""
+    hold: str = ""
+    """Plan key under which the last run failed; nothing runs again until the key changes."""
+
+
+class DatabaseMigration(Resource):
+    """The migrations that a database should have."""
+
+    KIND: ClassVar[str] = "DatabaseMigration"
+    PLURAL: ClassVar[str] = "databasemigrations"
+    SHORT: ClassVar[str] = "dbm"
+    spec: DatabaseMigrationSpec
+    status: DatabaseMigrationStatus = DatabaseMigrationStatus()
