@@ -8,6 +8,8 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
+# Not compiled: Python compiles what is imported, and most of what is installed never is. Saves half of the time.
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-input --no-compile
 CLUSTER := tests/cluster/node/cluster
 # Two test processes: more than the project's smallest machine has cores would only blur the tests' times.
 JOBS ?= 2
@@ -80,7 +82,7 @@ $(STAMP):
 	  echo "On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@echo "Making $(VENV) with $$($(PYTHON) --version) ..."
 	@[ -x $(PY) ] || $(PYTHON) -m venv $(VENV)
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r requirements/dev.txt
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation -e .
+	@$(PIP) --require-hashes -r requirements/dev.txt
+	@$(PIP) --no-deps --no-build-isolation -e .
 	@rm -f $(VENV)/.made-from-*
 	@touch $@

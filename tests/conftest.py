@@ -109,7 +109,7 @@ def database(postgres_server: EmbeddedPostgres, request: pytest.FixtureRequest) 
 def role(postgres_server: EmbeddedPostgres, database: Database) -> Iterator[Callable[..., str]]:
     """Make login roles without superuser rights: role("app"), role("owner", createdb=True) -> its full name.
 
-    The name gets the database's number, because roles belong to the whole server. `owns=True` makes it the owner
+    The name gets the database's number: roles belong to the whole server. `owns=True` makes it the owner
     of the test's database.
     """
     made: list[str] = []
@@ -123,7 +123,7 @@ def role(postgres_server: EmbeddedPostgres, database: Database) -> Iterator[Call
         return full
 
     yield make
-    # What the roles own goes with its databases, so those go first; that `database` finds its own gone is fine.
+    # What the roles own goes with its databases, so those go first; `database` may find its own gone.
     postgres_server.drop_database(database.name)
     for name in reversed(made):
         for owned in postgres_server.psql(
