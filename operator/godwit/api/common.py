@@ -139,9 +139,7 @@ class StepRecord(ApiModel):
 
 
 class Status(ApiModel):
-    """What every status holds, after kstatus: Ready, Reconciling and Stalled conditions and
-    observedGeneration.
-    """
+    """What every status holds, after kstatus: Ready, Reconciling, Stalled and observedGeneration."""
 
     observed_generation: int = -1
     """Generation that the conditions speak of; -1 before the first pass."""
