@@ -16,9 +16,12 @@ ROOT = Path(__file__).resolve().parents[2]
 LONGEST_MODULE = 400
 
 # Written so that this file passes its own check: ~ stands for a dot.
-_REGISTRIES = "pypi~org pythonhosted~org npmjs~(org|com) crates~io proxy~golang~org sum~golang~org repo1?~maven deb~debian~org"
+_REGISTRIES = (
+    *("pypi~org", "pythonhosted~org", "npmjs~(org|com)", "crates~io", "proxy~golang~org", "sum~golang~org"),
+    *("repo1?~maven", "deb~debian~org"),
+)
 _MACHINE = [r"/(root|home|Users)/\w", r"-{2}find-links", re.escape(str(ROOT)) + r"\b"]
-_FOREIGN = re.compile("|".join([*_REGISTRIES.replace("~", r"\.").split(), *_MACHINE]))
+_FOREIGN = re.compile("|".join([*(host.replace("~", r"\.") for host in _REGISTRIES), *_MACHINE]))
 
 
 def tracked() -> list[Path]:
