@@ -1,0 +1,147 @@
+"""Prisma Migrate's history table: reading it, and writing the rows that Prisma itself would have written.
+
+Facts as of Prisma 6.14 to 7.10: columns, the times in milliseconds of the client's clock,
+`applied_steps_count`, `logs`, the meaning of unfinished and rolled-back rows.
+"""
+
+import uuid
+from datetime import UTC, datetime
+from typing import Final, LiteralString
+
+from psycopg import sql
+
+from godwit.engine.model import History, HistoryRow, PlannedMigration
+from godwit.engine.session import Session
+
+TABLE: Final = "_prisma_migrations"
+ADVISORY_KEY: Final = 72707369
+"""Key of the session lock that Prisma's own command line takes (`pg_advisory_lock`), database-wide."""
+
+_EXISTS: Final = """
+SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p'))"""
+
+# Prisma looks at plain tables only; partitioned ones are as much in the way. Extensions' members are not.
+_UNMANAGED: Final = """
+SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                WHERE n.nspname = %s AND c.relkind IN ('r', 'p') AND c.relname <> %s
+                  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass
+                                     AND d.objid = c.oid AND d.deptype = 'e'))"""
+
+_READ: Final = """
+SELECT id, migration_name, checksum, started_at, finished_at, rolled_back_at, applied_steps_count, logs
+  FROM {table} ORDER BY started_at, migration_name, id"""
+
+_CREATE: Final = """
+CREATE TABLE {table} (
+    id                  VARCHAR(36) PRIMARY KEY NOT NULL,
+    checksum            VARCHAR(64) NOT NULL,
+    finished_at         TIMESTAMPTZ,
+    migration_name      VARCHAR(255) NOT NULL,
+    logs                TEXT,
+    rolled_back_at      TIMESTAMPTZ,
+    started_at          TIMESTAMPTZ NOT NULL DEFAULT now(),
+    applied_steps_count INTEGER NOT NULL DEFAULT 0
+)"""
+
+# The order of started_at is the order of application, which going down relies on: never before an earlier
+# row, not within one millisecond nor after a client whose clock is ahead.
+_START: Final = """
+INSERT INTO {table} (id, checksum, migration_name, started_at)
+SELECT %(id)s, %(checksum)s, %(name)s,
+       GREATEST(%(now)s, (SELECT max(started_at) + interval '1 millisecond' FROM {table}))"""
+
+_FINISH: Final = """
+UPDATE {table} SET applied_steps_count = applied_steps_count + 1, finished_at = GREATEST(%(now)s, started_at)
+ WHERE id = %(id)s"""
+
+
+def read_history(session: Session) -> History:
+    """What the history table of the session's schema says; no table is a history of its own. Writes nothing.
+
+    Raises psycopg.Error, for example when the role may not read the table.
+    """
+    if not table_exists(session):
+        unmanaged = session.execute(_UNMANAGED, [session.schema, TABLE]).fetchone()
+        return History(session.schema, exists=False, unmanaged_tables=bool(unmanaged and unmanaged[0]))
+    rows = tuple(HistoryRow(*row) for row in session.execute(_on(session, _READ)))
+    return History(session.schema, exists=True, rows=rows)
+
+
+def table_exists(session: Session) -> bool:
+    """Whether the session's schema has a history table."""
+    row = session.execute(_EXISTS, [session.schema, TABLE]).fetchone()
+    return bool(row and row[0])
+
+
+def ensure_table(session: Session) -> None:
+    """Make the schema and the history table where they are missing, in the open transaction if there is one.
+
+    Looks first: CREATE ... IF NOT EXISTS asks for the right to create even where nothing is to be created.
+    """
+    if table_exists(session):
+        return
+    if session.execute("SELECT FROM pg_namespace WHERE nspname = %s", [session.schema]).rowcount == 0:
+        session.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(session.schema)))
+    session.execute(_on(session, _CREATE))
+
+
+def lock_history(session: Session) -> None:
+    """Keep other writers off the history until the transaction ends, also those without the advisory lock."""
+    session.execute(_on(session, "LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"))
+
+
+def record_started(session: Session, planned: PlannedMigration) -> str:
+    """Add the row of a migration that starts, as Prisma does before it runs one. Returns the row's id."""
+    row_id = str(uuid.uuid4())
+    session.execute(
+        _on(session, _START),
+        {"id": row_id, "checksum": planned.checksum, "name": planned.name, "now": _now()},
+    )
+    return row_id
+
+
+def record_finished(session: Session, row_id: str) -> None:
+    """Mark a started row as applied."""
+    session.execute(_on(session, _FINISH), {"id": row_id, "now": _now()})
+
+
+def record_failed(session: Session, row_id: str, logs: str) -> None:
+    """Keep the error text in a started row, which stays unfinished: a failed migration, in Prisma's terms.
+
+    *logs* must be free of secrets and row data: everybody who reads the table sees it.
+    """
+    session.execute(
+        _on(session, "UPDATE {table} SET logs = %(logs)s WHERE id = %(id)s"), {"id": row_id, "logs": logs}
+    )
+
+
+def record_applied_in_transaction(session: Session, planned: PlannedMigration) -> str:
+    """Add the finished row of a migration inside its own transaction: it stands when the migration does.
+
+    Returns the row's id. The row is the one that Prisma ends up with: one applied step, no logs.
+    """
+    row_id = record_started(session, planned)
+    record_finished(session, row_id)
+    return row_id
+
+
+def remove_row(session: Session, name: str) -> int:
+    """Delete every row of a migration that was taken back, and say how many there were.
+
+    Rolled-back rows of earlier tries go too: `prisma migrate status` 6.x counts any row of a name as applied.
+    """
+    return session.execute(
+        _on(session, "DELETE FROM {table} WHERE migration_name = %(name)s"), {"name": name}
+    ).rowcount
+
+
+def _on(session: Session, statement: LiteralString) -> sql.Composed:
+    """*statement* for the schema's history table, qualified: a script may have moved search_path."""
+    return sql.SQL(statement).format(table=sql.Identifier(session.schema, TABLE))
+
+
+def _now() -> datetime:
+    """The client's clock, in whole milliseconds as Prisma writes it."""
+    now = datetime.now(UTC)
+    return now.replace(microsecond=now.microsecond // 1000 * 1000)

@@ -1,0 +1,231 @@
+"""The one way in which a step connects: directly to the primary of the database that it was planned for."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import psycopg
+from psycopg.abc import QueryNoTemplate
+from psycopg.rows import TupleRow
+
+from godwit.contract.identity import DatabaseIdentity
+from godwit.contract.reasons import Reason
+from godwit.contract.request import Connection
+from godwit.engine.errors import StepFailed, fail, from_connect, from_postgres
+from godwit.engine.uri import Target
+
+LOCK_TIMEOUT_MS: Final = 2_000
+"""Every session's own `lock_timeout`; also the setting whose absence gives a pooler away."""
+IDLE_IN_TRANSACTION_MS: Final = 300_000
+"""How long a writing session may sit in a transaction: a step that hangs must not keep its locks."""
+CONNECT_TIMEOUT_S: Final = 10
+
+_LIFELINE: Final = {
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "60000",
+}
+"""A server that vanished without a word is noticed in about a minute (PostgreSQL manual, section 32.1.2)."""
+
+_FACTS: Final = """
+SELECT pg_backend_pid(), pg_is_in_recovery(), current_setting('server_version_num')::int,
+       (SELECT system_identifier::text FROM pg_control_system()), d.oid::bigint, d.datname,
+       (SELECT setting::int FROM pg_settings WHERE name = 'lock_timeout')
+  FROM pg_database AS d
+ WHERE d.datname = current_database()"""
+
+
+@dataclass
+class Session:
+    """An open connection in autocommit mode, and what is known about its other end."""
+
+    conn: psycopg.Connection[TupleRow]
+    identity: DatabaseIdentity
+    server_version: int
+    """`server_version_num`, for example 160014."""
+    schema: str
+    """The schema that search_path consists of, and where the history table is."""
+    target: Target
+    backend_pid: int
+
+    def execute(
+        self, query: QueryNoTemplate, params: Sequence[Any] | Mapping[str, Any] | None = None
+    ) -> psycopg.Cursor[TupleRow]:
+        """Run one statement. Raises psycopg.Error."""
+        return self.conn.execute(query, params)
+
+    def close(self) -> None:
+        """Close the connection; what was not committed is rolled back by the server."""
+        self.conn.close()
+
+    def __enter__(self) -> Self:
+        """Open already; for `with`."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connection."""
+        self.close()
+
+
+def open_session(
+    target: Target,
+    connection: Connection,
+    *,
+    application_name: str,
+    expected: DatabaseIdentity | None,
+    database: str | None = None,
+    writing: bool,
+) -> Session:
+    """Connect, look at the other end, and hand the session over ready for work.
+
+    *expected*: where the step must run (invariant 8); with *database*, another database of the same cluster,
+    only the cluster counts. *writing* False makes every transaction read-only. search_path is exactly the
+    target's schema, as Prisma sets it; `connection.role` is in force from the first statement.
+
+    Raises StepFailed: DatabaseUnreachable, AuthenticationFailed, DatabaseMissing, RoleRefused, PoolerRefused,
+    StandbyRefused, DatabaseChanged, PermissionDenied.
+    """
+    if target.pgbouncer and not connection.pooler:
+        raise _pooler("The URI says pgbouncer=true")
+    settings = _settings(target, connection, writing=writing)
+    conn = _connect(target, connection, settings, application_name, database)
+    try:
+        return _ready(conn, target, connection, settings, expected, other=database is not None)
+    except psycopg.Error as exc:
+        conn.close()
+        raise from_postgres(
+            exc, default=Reason.DATABASE_UNREACHABLE, standing="Nothing was changed."
+        ) from None
+    except BaseException:
+        conn.close()
+        raise
+
+
+def quote_identifier(name: str) -> str:
+    """*name* as a quoted SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _settings(target: Target, connection: Connection, *, writing: bool) -> dict[str, str]:
+    settings = {
+        "lock_timeout": str(LOCK_TIMEOUT_MS),
+        # Limits that an ALTER ROLE or ALTER DATABASE set for the application are not meant for a migration.
+        "statement_timeout": "0",
+        "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_MS if writing else 0),
+        "default_transaction_read_only": "off" if writing else "on",
+        "search_path": quote_identifier(target.schema),
+    }
+    # Last, so that a role without a right to one of the others is not in their way.
+    return settings | ({"role": connection.role} if connection.role else {})
+
+
+def _connect(
+    target: Target,
+    connection: Connection,
+    settings: Mapping[str, str],
+    application_name: str,
+    database: str | None,
+) -> psycopg.Connection[TupleRow]:
+    params = {"connect_timeout": str(CONNECT_TIMEOUT_S), **_LIFELINE, **target.params}
+    params |= {"application_name": application_name, "client_encoding": "UTF8"}
+    if database is not None:
+        params["dbname"] = database
+    if not connection.pooler:
+        # Given at connect, they are what RESET ALL in a migration returns to. A pooler does not pass them on.
+        ours = " ".join(f"-c {name}={_option(value)}" for name, value in settings.items())
+        params["options"] = f"{params.get('options', '')} {ours}".strip()
+    try:
+        return psycopg.connect("", autocommit=True, prepare_threshold=None, **params)  # type: ignore[arg-type]
+    except psycopg.Error as exc:
+        failed = from_connect(exc, target.password)
+        if connection.role and failed.failure.reason is Reason.AUTHENTICATION_FAILED:
+            # `role "x" does not exist` is said of the login and of the role to take alike.
+            named = f'role "{connection.role}" does not exist' in failed.failure.message
+            if named and connection.role != target.params["user"]:
+                raise _role_refused(failed.failure.message) from None
+        if failed.failure.reason is Reason.POOLER_REFUSED:
+            raise _pooler("The server refuses startup options") from None
+        raise failed from None
+
+
+def _ready(
+    conn: psycopg.Connection[TupleRow],
+    target: Target,
+    connection: Connection,
+    settings: Mapping[str, str],
+    expected: DatabaseIdentity | None,
+    *,
+    other: bool,
+) -> Session:
+    if connection.pooler:
+        _set(conn, settings, connection.role)
+    row = conn.execute(_FACTS).fetchone()
+    if row is None:  # renamed between connecting and asking
+        raise fail(Reason.DATABASE_MISSING, "The database was renamed or dropped while connecting.")
+    pid, standby, version, system, oid, name, lock_timeout = row
+    if not connection.pooler:
+        if pid != conn.info.backend_pid:
+            raise _pooler("The server process that answers is not the one that was connected to")
+        if lock_timeout != LOCK_TIMEOUT_MS:
+            raise _pooler("A setting given at connect is not in force")
+    if standby:
+        raise fail(Reason.STANDBY_REFUSED, f"{_where(conn)} is a standby.", standing="Nothing was changed.")
+    identity = DatabaseIdentity(
+        system_identifier=system,
+        database_oid=oid,
+        host=conn.info.host,
+        port=conn.info.port,
+        name=name,
+    )
+    if expected is not None:
+        same = (
+            expected.system_identifier == identity.system_identifier
+            if other
+            else expected.same_database(identity)
+        )
+        if not same:
+            raise fail(
+                Reason.DATABASE_CHANGED,
+                f"{name} on {_where(conn)} is {identity.key}, but {expected.key} was planned for.",
+                standing="Nothing was changed.",
+            )
+    if version >= 140_000:
+        # The server notices within 2 s that a step was killed, instead of finishing its statement under lock
+        # (manual, section 20.3.2). Not on every operating system of a server, hence the suppression.
+        with contextlib.suppress(psycopg.errors.InvalidParameterValue):
+            conn.execute("SET client_connection_check_interval = '2s'")
+    return Session(conn, identity, version, target.schema, target, pid)
+
+
+def _set(conn: psycopg.Connection[TupleRow], settings: Mapping[str, str], role: str) -> None:
+    """Set for the session what a pooler does not pass on at connect."""
+    for name, value in settings.items():
+        try:
+            conn.execute("SELECT set_config(%s, %s, false)", [name, value])
+        except psycopg.Error as exc:
+            if name == "role" and role:
+                raise _role_refused(exc.diag.message_primary or str(exc)) from None
+            raise
+
+
+def _option(value: str) -> str:
+    """*value* inside libpq's `options`, where a backslash escapes a space or itself (manual, 32.1.2)."""
+    return value.replace("\\", "\\\\").replace(" ", "\\ ")
+
+
+def _where(conn: psycopg.Connection[TupleRow]) -> str:
+    return f"{conn.info.host}:{conn.info.port}"
+
+
+def _role_refused(message: str) -> StepFailed:
+    return fail(Reason.ROLE_REFUSED, message, standing="Nothing was changed.")
+
+
+def _pooler(what: str) -> StepFailed:
+    return fail(
+        Reason.POOLER_REFUSED,
+        f"{what}: a transaction pooler stands between, and would drop the migration lock.",
+        standing="Nothing was changed.",
+    )
