@@ -13,7 +13,6 @@ import pytest
 from godwit.cli.embedded import EmbeddedPostgres
 
 TESTS = Path(__file__).parent
-MIGRATIONS = TESTS.parent / "migrations"
 
 # pg_dump marks its scripts with a random key since 2025 (CVE-2025-8714), and sequences move also when a
 # transaction is rolled back: neither says anything about the database's content.

@@ -1,0 +1,4 @@
+-- The application's first tables: taking them back takes all of its data.
+DROP TABLE "customer";
+DROP TABLE "book";
+DROP TABLE "author";

@@ -1,0 +1,4 @@
+ALTER TABLE "book"
+    DROP COLUMN "language",
+    DROP COLUMN "pages",
+    DROP COLUMN "isbn";
