@@ -1,0 +1,211 @@
+"""From a SQL file to its statements and the way in which it must be sent, by PostgreSQL's own parser.
+
+The parser (pglast, libpg_query) knows PostgreSQL 18's grammar. It is loaded when the first file is parsed.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+from godwit.contract.policy import Environment
+from godwit.contract.reasons import Reason
+from godwit.engine.classify import Facts, facts, made_after
+from godwit.engine.errors import STATEMENT_LIMIT, StepFailed, fail
+from godwit.engine.model import Mode, ParsedScript, Script, Statement
+from godwit.engine.redact import redact, secrets_in
+
+NO_TRANSACTION: Final = "-- godwit: no-transaction"
+"""The comment line by which a team says that a file is meant to run statement by statement."""
+
+_MARK: Final = re.compile(r"^[ \t]*--[ \t]*godwit:[ \t]*no-transaction[ \t]*\r?$", re.MULTILINE)
+_META: Final = re.compile(r"\s*(\\[A-Za-z!?]\w*)")
+_COPY: Final = re.compile(r"\bCOPY\b[^;]*\bFROM\s+STDIN\b", re.IGNORECASE)
+_BLANK: Final = re.compile(r"(?:\s+|--[^\n]*)+")
+_EDGE: Final = re.compile(r"/\*|\*/")
+_SAVEPOINTS: Final = {"TRANS_STMT_SAVEPOINT", "TRANS_STMT_RELEASE", "TRANS_STMT_ROLLBACK_TO"}
+_BEGIN: Final = {"TRANS_STMT_BEGIN", "TRANS_STMT_START"}
+
+_Raw = tuple[Statement, dict[str, Any]]
+"""A statement that is only split yet, and its parse node."""
+
+
+def parse(script: Script, environment: Environment, *, migration: str = "") -> ParsedScript:
+    """The statements of *script*, and how it is to be sent to the server.
+
+    A file with something that cannot run in a transaction, in company, needs the line NO_TRANSACTION where
+    *environment* is Production. Raises StepFailed: SqlInvalid with the line, or StatementRefused.
+    """
+    text = script.text
+    raw = list(_split(script, text, migration))
+    wrapped = _is_wrapped(raw)
+    body = text
+    if wrapped:
+        # Blanked, not cut, so that lines and offsets stay those of the file.
+        for edge, _ in (raw[0], raw[-1]):
+            end = edge.offset + len(edge.text)
+            body = body[: edge.offset] + re.sub(r"[^\n]", " ", edge.text) + body[end:]
+        raw = raw[1:-1]
+    made: frozenset[str] = frozenset()
+    statements: list[Statement] = []
+    for index, (statement, node) in enumerate(raw):
+        found = facts(statement.tag, node, made)
+        refusal = found.refusal or _transaction_refusal(statement, node)
+        if refusal:
+            raise _refused(script, statement, refusal, migration)
+        made = made_after(statement.tag, node, made)
+        statements.append(_judged(statement, index, found))
+    result = ParsedScript(script, _mode(statements, wrapped=wrapped), body, tuple(statements))
+    if result.mode is Mode.STATEMENT_WISE:
+        _check_statement_wise(result, environment, wrapped=wrapped, migration=migration)
+    return result
+
+
+def _split(script: Script, text: str, migration: str) -> Iterator[_Raw]:
+    from pglast.parser import ParseError, parse_sql_json  # noqa: PLC0415  most steps parse nothing
+
+    try:
+        tree = json.loads(parse_sql_json(text))
+    except ParseError as exc:
+        raise _invalid(script, text, exc, migration) from None
+    # The parser counts bytes; people and Python count characters.
+    byte = char = counted = 0
+    line = 1
+    for index, raw in enumerate(tree.get("stmts", ())):
+        start = raw.get("stmt_location", 0)
+        end = start + raw["stmt_len"] if "stmt_len" in raw else len(script.data)
+        char += len(script.data[byte:start].decode())
+        byte = start
+        stop = char + len(script.data[start:end].decode())
+        first = _skip_blank(text, char)
+        line += text.count("\n", counted, first)
+        counted = first
+        ((tag, node),) = raw["stmt"].items()
+        yield Statement(index, text[first:stop].rstrip(), line, first, tag), node
+
+
+def _skip_blank(text: str, position: int) -> int:
+    """Where the first token at or after *position* stands: past spaces and comments, which nest."""
+    while True:
+        blank = _BLANK.match(text, position)
+        if blank:
+            position = blank.end()
+        if not text.startswith("/*", position):
+            return position
+        depth = 0
+        for edge in _EDGE.finditer(text, position):
+            depth += 1 if edge[0] == "/*" else -1
+            if depth == 0:
+                position = edge.end()
+                break
+
+
+def _is_wrapped(raw: list[_Raw]) -> bool:
+    """Whether BEGIN and COMMIT, plain ones, stand around the whole file and nowhere in it."""
+    kinds = [node["kind"] if statement.tag == "TransactionStmt" else "" for statement, node in raw]
+    return (
+        len(kinds) >= 2
+        and kinds[0] in _BEGIN
+        and "options" not in raw[0][1]
+        and kinds[-1] == "TRANS_STMT_COMMIT"
+        and not raw[-1][1].get("chain")
+        and all(kind == "" or kind in _SAVEPOINTS for kind in kinds[1:-1])
+    )
+
+
+def _transaction_refusal(statement: Statement, node: dict[str, Any]) -> str:
+    if "pg_advisory_unlock" in statement.text.lower():
+        return "pg_advisory_unlock could let go of the migration lock"
+    if statement.tag != "TransactionStmt" or node["kind"] in _SAVEPOINTS:
+        return ""
+    return (
+        "a migration runs in a transaction of Godwit's own: take BEGIN, COMMIT and their like out of the "
+        "file, or put one plain BEGIN and COMMIT around all of it"
+    )
+
+
+def _judged(statement: Statement, index: int, found: Facts) -> Statement:
+    return Statement(
+        index=index,
+        text=statement.text,
+        line=statement.line,
+        offset=statement.offset,
+        tag=statement.tag,
+        transactional=found.transactional,
+        destructive=found.destructive,
+        locks=found.locks,
+        concurrent_index=found.concurrent_index,
+    )
+
+
+def _mode(statements: list[Statement], *, wrapped: bool) -> Mode:
+    if not all(s.transactional for s in statements):
+        return Mode.STATEMENT_WISE
+    alone = len(statements) == 1 and statements[0].tag in {"DoStmt", "CallStmt"} and not wrapped
+    return Mode.ALONE if alone else Mode.WHOLE
+
+
+def _check_statement_wise(
+    parsed: ParsedScript, environment: Environment, *, wrapped: bool, migration: str
+) -> None:
+    """Raise StatementRefused where the file cannot, or must not silently, run statement by statement."""
+    alien = next(s for s in parsed.statements if not s.transactional)
+    savepoint = next((s for s in parsed.statements if s.tag == "TransactionStmt"), None)
+    if wrapped:
+        raise _refused(
+            parsed.script,
+            alien,
+            "it cannot run in a transaction: take it out of BEGIN and COMMIT, into a file of its own",
+            migration,
+        )
+    if savepoint:
+        raise _refused(
+            parsed.script,
+            savepoint,
+            f"the file cannot run in a transaction because of line {alien.line}, so it can have no savepoint",
+            migration,
+        )
+    if environment is Environment.PRODUCTION and len(parsed.statements) > 1 and not _MARK.search(parsed.body):
+        raise _refused(
+            parsed.script,
+            alien,
+            "it cannot run in a transaction, so this file could be left half done: give it a file of its "
+            f"own, or write the line `{NO_TRANSACTION}` into this one",
+            migration,
+        )
+
+
+def _refused(script: Script, statement: Statement, why: str, migration: str) -> StepFailed:
+    return fail(
+        Reason.STATEMENT_REFUSED,
+        f"{script.path}, line {statement.line}: {why}.",
+        standing="Nothing was run.",
+        migration=migration,
+        file=script.path,
+        line=statement.line,
+        statement=statement.text,
+    )
+
+
+def _invalid(script: Script, text: str, exc: Exception, migration: str) -> StepFailed:
+    """What the parser's error means to a person: psql's own commands and COPY's rows are no SQL."""
+    message, index = (*exc.args, None)[:2]
+    position = len(text.rstrip()) if index is None else int(index)
+    line = text.count("\n", 0, position) + 1
+    meta = _META.match(text, position)
+    reason = Reason.STATEMENT_REFUSED
+    if meta:
+        what = f"{meta[1]} is a command of psql, which migrations are not run by: write it as SQL"
+    elif _COPY.search(text, 0, position):
+        what = "COPY ... FROM stdin needs psql: use INSERT, or load the data outside of migrations"
+    else:
+        # What is unterminated is quoted to the end of the file.
+        reason, what = Reason.SQL_INVALID, redact(str(message), *secrets_in(text)).split("\n", 1)[0]
+    return fail(
+        reason,
+        f"{script.path}, line {line}: {what[:STATEMENT_LIMIT]}.",
+        standing="Nothing was run.",
+        migration=migration,
+        file=script.path,
+        line=line,
+    )
