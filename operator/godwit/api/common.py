@@ -4,7 +4,7 @@ import re
 from datetime import datetime
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from pydantic.alias_generators import to_camel
 
 from godwit.contract.outcome import StepOutcome
@@ -21,6 +21,11 @@ REQUESTED_AT = f"{GROUP}/requested-at"
 """Annotation: any new value asks for a fresh look (the convention of Flux's `requestedAt`)."""
 CANCEL = f"{GROUP}/cancel"
 """Annotation on a MigrationRun: stop it before its first write, take it back after."""
+LIST_MAP_BY_NAME: dict[str, JsonValue] = {
+    "x-kubernetes-list-type": "map",
+    "x-kubernetes-list-map-keys": ["name"],
+}
+"""Schema of a list whose entries the API server merges, and keeps unique, by their name."""
 SPEC_HASH = f"{GROUP}/spec-hash"
 """Annotation on generated objects: with our owner uid it tells ours from a namesake."""
 
@@ -77,7 +82,7 @@ class Condition(ApiModel):
     """A condition as in metav1.Condition."""
 
     type: str
-    status: str
+    status: Annotated[str, Field(pattern="^(True|False|Unknown)$")]
     reason: str
     message: Annotated[str, Field(max_length=32768)] = ""
     last_transition_time: datetime
@@ -135,7 +140,10 @@ class StepRecord(ApiModel):
     message: str = ""
     retry_at: datetime | None = None
     """When the next attempt is due, after one that may be repeated."""
+    crashes: int = 0
+    """Attempts in a row that left no outcome."""
     outcome: StepOutcome | None = None
+    """The outcome of this attempt, or, until a repeated attempt has its own, of the one before."""
 
 
 class Status(ApiModel):
@@ -145,8 +153,13 @@ class Status(ApiModel):
     """Generation that the conditions speak of; -1 before the first pass."""
     phase: str = ""
     """For people; never read back."""
-    conditions: tuple[Condition, ...] = ()
-    steps: tuple[StepRecord, ...] = ()
+    conditions: Annotated[
+        tuple[Condition, ...],
+        Field(
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        ),
+    ] = ()
+    steps: Annotated[tuple[StepRecord, ...], Field(json_schema_extra=LIST_MAP_BY_NAME)] = ()
 
     def condition(self, kind: str) -> Condition | None:
         """The condition of that type, or None."""

@@ -2,13 +2,22 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
+from typing_extensions import TypedDict
 
-from godwit.api.common import ApiModel, Duration, LocalRef, Resource, SecretKey, Status
+from godwit.api.common import (
+    LIST_MAP_BY_NAME,
+    ApiModel,
+    Duration,
+    LocalRef,
+    Resource,
+    SecretKey,
+    Status,
+)
 from godwit.contract.identity import DatabaseIdentity
-from godwit.contract.outcome import RungState
+from godwit.contract.outcome import Failure, RungState
 from godwit.contract.policy import Environment, Pooler
 
 
@@ -97,14 +106,45 @@ class RollbackConsent(ApiModel):
     """That restore, or a down.sql, may lose what was written since the backup or the migration."""
 
 
+Quantity = Annotated[
+    int | str,
+    Field(
+        json_schema_extra={
+            "x-kubernetes-int-or-string": True,
+            "pattern": r"^[0-9]+(\.[0-9]+)?(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|e[0-9]+)?$",
+        }
+    ),
+]
+"""A resource quantity as in a container: `500m`, `1.5`, `256Mi`, or a plain number."""
+
+
+class Resources(TypedDict, total=False):
+    """requests and limits as in a container."""
+
+    requests: dict[str, Quantity]
+    limits: dict[str, Quantity]
+
+
+class Toleration(TypedDict, total=False):
+    """A toleration as in a pod (core/v1 Toleration)."""
+
+    key: str
+    operator: Literal["Exists", "Equal"]
+    value: str
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"]
+    tolerationSeconds: int
+
+
 class PodTemplate(ApiModel):
     """What may be set on the pods of steps: a closed list."""
 
-    resources: dict[str, dict[str, str]] = Field(default={})
+    resources: Resources = Resources()
     """requests and limits as in a container."""
     node_selector: dict[str, str] = Field(default={})
-    tolerations: Annotated[tuple[dict[str, Any], ...], Field(max_length=32)] = ()
-    image_pull_secrets: Annotated[tuple[LocalRef, ...], Field(max_length=16)] = ()
+    tolerations: Annotated[tuple[Toleration, ...], Field(max_length=32)] = ()
+    image_pull_secrets: Annotated[
+        tuple[LocalRef, ...], Field(max_length=16, json_schema_extra=LIST_MAP_BY_NAME)
+    ] = ()
     labels: dict[str, str] = Field(default={})
     service_account_name: Annotated[str, Field(max_length=253)] = ""
     priority_class_name: Annotated[str, Field(max_length=253)] = ""
@@ -115,7 +155,11 @@ class PostgresDatabaseSpec(ApiModel):
 
     model_config = rules(
         (
-            "self.environment != 'Production' || self.backup.required",
+            "has(self.backup)",
+            "say where backups go (backup.volume), or that none is required (backup.required: false)",
+        ),
+        (
+            "self.environment != 'Production' || !has(self.backup) || self.backup.required",
             "in Production a backup is always required",
         ),
     )
@@ -134,9 +178,13 @@ class PostgresDatabaseSpec(ApiModel):
             }
         ),
     ] = Environment.PRODUCTION
-    schemas: Annotated[tuple[str, ...], Field(min_length=1, max_length=64)] = ("public",)
+    schemas: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=63)], ...],
+        Field(min_length=1, max_length=64, json_schema_extra={"x-kubernetes-list-type": "set"}),
+    ] = ("public",)
     """Schemas that belong to this team; the scope of counts, fingerprints and comparisons."""
-    backup: BackupPolicy = BackupPolicy()
+    backup: Annotated[BackupPolicy, Field(json_schema_extra={"default": None})] = BackupPolicy()
+    """Whether runs need a backup, and where backups go. Must be given: no default could know the volume."""
     rollback: RollbackConsent = RollbackConsent()
     pod_template: PodTemplate = PodTemplate()
     check_interval: Duration = "1h"
@@ -166,6 +214,8 @@ class PostgresDatabaseStatus(Status):
     checked_at: datetime | None = None
     check_key: str = ""
     """What the last look was for: generation, request, interval."""
+    failure: Failure | None = None
+    """Why the last look was not a success."""
     active_operation: ActiveOperation | None = None
 
 

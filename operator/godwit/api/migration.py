@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from godwit.api.common import ApiModel, Duration, LocalRef, Resource, Status
+from godwit.api.common import LIST_MAP_BY_NAME, ApiModel, Duration, LocalRef, Resource, Status
 from godwit.api.database import rules
 from godwit.contract.identity import DatabaseIdentity
 from godwit.contract.outcome import Failure, Findings, RungState
@@ -90,10 +90,7 @@ class VerifySpec(ApiModel):
 
     checks: Annotated[
         tuple[CheckSpec, ...],
-        Field(
-            max_length=32,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
-        ),
+        Field(max_length=32, json_schema_extra=LIST_MAP_BY_NAME),
     ] = ()
 
 
@@ -145,8 +142,6 @@ class PinnedSource(ApiModel):
 class PlanStatus(ApiModel):
     """The last plan. Its SQL is in the ConfigMap named by `document`, and in the step's log."""
 
-    key: str
-    """What the plan was made for: generation, source, database, request, interval."""
     ref: PlanRef | None = None
     """The plan's digests; None when nothing is pending."""
     source: PinnedSource
@@ -160,6 +155,8 @@ class PlanStatus(ApiModel):
     destructive: bool = False
     rungs: tuple[RungState, ...] = ()
     findings: Findings = Findings()
+    document: str = ""
+    """Name of the ConfigMap with the whole plan, SQL included."""
     made_at: datetime
 
 
@@ -168,10 +165,9 @@ class RunSummary(ApiModel):
 
     name: str
     uid: str
+    outcome: str
     reason: str
     """Succeeded, or why it did not."""
-    content: str = ""
-    """Content digest of its plan: the same one is not tried again until something changes."""
     ended_at: datetime | None = None
 
 
@@ -185,14 +181,22 @@ class DatabaseMigrationStatus(Status):
     applied: int = 0
     pending: int = 0
     plan: PlanStatus | None = None
+    plan_key: str = ""
+    """What was planned last: generation, source, database, request. Another key, another plan."""
+    planned_at: datetime | None = None
     failure: Failure | None = None
-    """Why it is Stalled, or waits."""
+    """Why it is Stalled."""
+    hold: str = ""
+    """Plan key under which a run failed or a restore came in between; nothing runs until the key changes."""
+    retries: int = 0
+    """Runs in a row that ended because the database or the plan had moved meanwhile; they are planned
+    again."""
+    seen_restore: str = ""
+    """uid of the newest restore of this database that was taken notice of."""
     active_run: str = ""
     last_run: RunSummary | None = None
     run_count: int = 0
     """Number of the newest run ever made; names are never used twice."""
-    hold: str = ""
-    """Plan key under which the last run failed; nothing runs again until the key changes."""
 
 
 class DatabaseMigration(Resource):

@@ -52,6 +52,7 @@ class MigrationRunStatus(Status):
     current: str = ""
     applied: int = 0
     total: int = 0
+    journal_head: int = 0
     rungs: tuple[RungState, ...] = Field(default=())
     """The ways back: which were possible, which was taken."""
     backup: str = ""
