@@ -82,6 +82,10 @@ class Cluster(Protocol):
         """How a step stands; `foreign` when that Job has another owner or another request."""
         ...
 
+    async def read_document(self, namespace: str, job: str) -> str | None:
+        """The last `document` event in a step's log as one line of JSON; None where there is none any more."""
+        ...
+
     async def delete_step(self, namespace: str, job: str) -> None:
         """Delete a step's Job and its pod (a local process is killed); gone is done."""
         ...

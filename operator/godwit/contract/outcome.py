@@ -135,6 +135,7 @@ class BackupOutcome(Model):
 
     verb: Literal["Backup"] = "Backup"
     type: BackupType
+    identity: DatabaseIdentity
     location: str
     size_bytes: int
     sha256: str

@@ -117,6 +117,18 @@ class Hold:
 
 
 @dataclass(frozen=True)
+class SaveDocument:
+    """Keep the document in a step's log (the whole plan, for people) as a ConfigMap of the deciding object.
+
+    Nothing depends on it: where the log is gone, there is no ConfigMap.
+    """
+
+    namespace: str
+    job: str
+    name: str
+
+
+@dataclass(frozen=True)
 class Emit:
     """A Kubernetes event about the object under decision; the same one is sent once."""
 
@@ -126,7 +138,7 @@ class Emit:
     message: str
 
 
-Effect = StartStep | DeleteStep | Create | Delete | SetFinalizer | Hold | Emit
+Effect = StartStep | DeleteStep | Create | Delete | SetFinalizer | Hold | SaveDocument | Emit
 
 
 @dataclass(frozen=True)
@@ -147,7 +159,7 @@ class SourceSeen:
     content: str = ""
     """Digest of the ConfigMaps' data, in order; empty where something is missing, or for an image."""
     files: tuple[tuple[dict[str, str], dict[str, str]], ...] = ()
-    """(data, binaryData) of each ConfigMap; only where the pinned copy does not exist yet."""
+    """(data, binaryData) of each ConfigMap."""
     missing: str = ""
     """Name of the first ConfigMap that does not exist."""
 

@@ -1,0 +1,246 @@
+"""DatabaseBackup: make one, read it back, and under Delete remove its file with the object."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from godwit.api.backup import DatabaseBackup, DatabaseBackupStatus
+from godwit.api.common import FINALIZER
+from godwit.api.database import DeletionPolicy, PodTemplate, PostgresDatabase, VolumeDestination
+from godwit.contract.outcome import BackupOutcome, Failure, StepOutcome, VerifyBackupOutcome
+from godwit.contract.reasons import Reason
+from godwit.contract.request import BackupInput, DeleteBackupInput, StepRequest, VerbInput, VerifyBackupInput
+from godwit.planner.conditions import Stand, Verdict, announce, conditions, phase
+from godwit.planner.decision import GONE, Decision, Effect, SetFinalizer, StepSeen, StepSpec
+from godwit.planner.policy import connection_of
+from godwit.planner.step import Step, again, drive, job_name, tidy
+
+DUMP_BUDGET = 24 * 3_600
+"""Seconds that a dump may take."""
+
+
+@dataclass(frozen=True)
+class BackupSeen:
+    """A DatabaseBackup and what hangs on it."""
+
+    backup: DatabaseBackup
+    image: str
+    database: PostgresDatabase | None = None
+    steps: dict[str, StepSeen] = field(default_factory=dict)
+    """By step name, those that the status records."""
+    holder_exists: bool = True
+    """Whether the object that the database's `activeOperation` names still exists."""
+    namespace_terminating: bool = False
+
+
+def decide(seen: BackupSeen, now: datetime) -> Decision:
+    """In reading order: being deleted, done, failed, waiting for its database, working."""
+    backup, status = seen.backup, seen.backup.status
+    if backup.metadata.deleting:
+        return _deleting(seen, now)
+    keeps_file = (
+        backup.spec.deletion_policy is DeletionPolicy.DELETE and FINALIZER not in backup.metadata.finalizers
+    )
+    effects: tuple[Effect, ...] = (_finalizer(seen, present=True),) if keeps_file else ()
+    if status.verified:
+        effects = (*effects, *_tidy(seen, "backup"))
+        return _decision(seen, status, _done(status), now, effects=effects)
+    if status.failure is not None and status.failure.terminal:
+        effects = (*effects, *_tidy(seen, "backup"))
+        return _decision(seen, status, Verdict.of(status.failure), now, effects=effects)
+    waiting = _waiting(seen)
+    if waiting is not None and status.step("backup") is None:
+        return _decision(seen, status, Verdict.of(waiting), now, effects=effects, again_in=15.0)
+    assert seen.database is not None or status.step("backup") is not None  # noqa: S101  _waiting looked
+    if seen.database is None:
+        text = f"PostgresDatabase {backup.spec.database_ref.name} was deleted meanwhile."
+        failure = Failure(reason=Reason.BACKUP_FAILED, message=text)
+        return _decision(seen, status.model_copy(update={"failure": failure}), Verdict.of(failure), now)
+    return _dumping(seen, seen.database, effects, now)
+
+
+def _waiting(seen: BackupSeen) -> Failure | None:
+    """Why the dump cannot start yet.
+
+    A backup that a run ordered belongs to the operation that holds the database.
+    """
+    backup, database = seen.backup, seen.database
+    if database is None:
+        text = f"There is no PostgresDatabase {backup.spec.database_ref.name} in this namespace."
+        return Failure(reason=Reason.DATABASE_NOT_FOUND, message=text)
+    if database.spec.backup.volume is None:
+        text = f"PostgresDatabase {database.metadata.name} names no volume for backups (spec.backup.volume)."
+        return Failure(reason=Reason.STORE_UNAVAILABLE, message=text)
+    active, order = database.status.active_operation, backup.spec.order
+    ours = active is not None and order is not None and active.uid == order.run.uid
+    if active is not None and not ours and seen.holder_exists:
+        text = f"{active.kind} {active.name} holds {database.metadata.name}."
+        return Failure(reason=Reason.DATABASE_BUSY, message=text)
+    return None
+
+
+def _dumping(
+    seen: BackupSeen, database: PostgresDatabase, effects: tuple[Effect, ...], now: datetime
+) -> Decision:
+    backup, status = seen.backup, seen.backup.status
+    volume = status.volume or database.spec.backup.volume
+    meta, order = backup.metadata, backup.spec.order
+    location = status.location or f"{meta.namespace}/{database.metadata.name}/{meta.name}-{meta.uid[:8]}.dump"
+    verbs: tuple[VerbInput, ...] = (
+        BackupInput(type=backup.spec.type, location=location, from_state=order.from_state if order else ""),
+        VerifyBackupInput(location=location),
+    )
+    image = order.image if order else seen.image
+    step = _step(seen, "backup", verbs, volume, database=database, image=image)
+    progress = drive(step, status.step("backup"), seen.steps.get("backup", GONE), now)
+    update: dict[str, object] = {"steps": (progress.record,), "volume": volume, "location": location}
+    failure = progress.failure
+    if progress.outcome is not None:
+        failure = progress.outcome.failure
+        if failure is None:
+            update |= _facts(progress.outcome)
+            done = status.model_copy(update=update)
+            return _decision(seen, done, _done(done), now, effects=(*effects, *progress.effects))
+        if not failure.terminal:
+            progress = again(progress, now)
+            update["steps"] = (progress.record,)
+    if failure is not None and failure.terminal:
+        update["failure"] = failure
+    told = status.model_copy(update=update)
+    verdict = Verdict.of(failure) if failure else Verdict.moving(Reason.BACKING_UP)
+    both = (*effects, *progress.effects)
+    return _decision(seen, told, verdict, now, effects=both, again_in=progress.again_in)
+
+
+def _facts(outcome: StepOutcome) -> dict[str, object]:
+    """What a finished and verified dump makes of the status."""
+    made, read = outcome.get(BackupOutcome), outcome.get(VerifyBackupOutcome)
+    if made is None or read is None or read.sha256 != made.sha256:
+        text = "The archive that was read back is not the one that was written."
+        return {"failure": Failure(reason=Reason.BACKUP_UNUSABLE, message=text)}
+    return {
+        "size_bytes": made.size_bytes,
+        "sha256": made.sha256,
+        "identity": made.identity,
+        "server_version": f"{made.server_version // 10_000}.{made.server_version % 10_000}",
+        "dump_version": made.dump_version,
+        "snapshot_at": made.started_at,
+        "ended_at": made.ended_at,
+        "state": made.state,
+        "tables": made.tables,
+        "journal_head": made.journal_head,
+        "verified": "Archive",
+        "failure": None,
+    }
+
+
+def _deleting(seen: BackupSeen, now: datetime) -> Decision:
+    """Under Delete the file goes first; in a terminating namespace no Job can start, and the file stays."""
+    backup, status = seen.backup, seen.backup.status
+    verdict = Verdict.moving(Reason.DELETING)
+    if FINALIZER not in backup.metadata.finalizers:
+        return _decision(seen, status, verdict, now)
+    letting_go = (_finalizer(seen, present=False),)
+    if (
+        seen.namespace_terminating
+        or not status.location
+        or backup.spec.deletion_policy is DeletionPolicy.RETAIN
+    ):
+        return _decision(seen, status, verdict, now, effects=letting_go)
+    step = _step(
+        seen, "delete", (DeleteBackupInput(location=status.location),), status.volume, image=seen.image
+    )
+    progress = drive(step, status.step("delete"), seen.steps.get("delete", GONE), now)
+    update = {"steps": (*(s for s in status.steps if s.name != "delete"), progress.record)}
+    if progress.outcome is not None and progress.outcome.failure is None:
+        effects: tuple[Effect, ...] = (*progress.effects, *letting_go)
+        return _decision(seen, status.model_copy(update=update), verdict, now, effects=effects)
+    failure = progress.failure
+    if progress.outcome is not None:
+        failure = progress.outcome.failure
+        progress = again(progress, now)
+        update = {"steps": (*(s for s in status.steps if s.name != "delete"), progress.record)}
+    verdict = Verdict.of(failure) if failure else verdict
+    told = status.model_copy(update=update)
+    return _decision(seen, told, verdict, now, effects=progress.effects, again_in=progress.again_in)
+
+
+def _step(
+    seen: BackupSeen,
+    name: str,
+    verbs: tuple[VerbInput, ...],
+    volume: VolumeDestination | None,
+    *,
+    image: str,
+    database: PostgresDatabase | None = None,
+) -> Step:
+    """A step on the store. Without a database it needs, and gets, no credentials."""
+    meta, order = seen.backup.metadata, seen.backup.spec.order
+    identity = order.identity if order else None
+    if identity is None and database is not None:
+        identity = database.status.identity
+
+    def build(attempt: int, _since: datetime) -> StepSpec:
+        request = StepRequest(
+            object=seen.backup.ref,
+            step=name,
+            attempt=attempt,
+            operation=order.run.uid if order else meta.uid,
+            identity=identity,
+            budget_seconds=DUMP_BUDGET,
+            verbs=verbs,
+        )
+        if database is not None:
+            spec = database.spec
+            connection = connection_of(spec.connection, spec.schemas)
+            request = request.model_copy(update={"environment": spec.environment, "connection": connection})
+        return StepSpec(
+            job=job_name(meta.name, meta.uid, name, attempt),
+            namespace=meta.namespace,
+            owner=seen.backup.ref,
+            request=request,
+            image=image,
+            connection=database.spec.connection if database else None,
+            volume=volume,
+            pod=database.spec.pod_template if database else PodTemplate(),
+            deadline_seconds=DUMP_BUDGET + 600,
+        )
+
+    return Step(name, meta.namespace, build)
+
+
+def _finalizer(seen: BackupSeen, *, present: bool) -> SetFinalizer:
+    meta = seen.backup.metadata
+    return SetFinalizer(DatabaseBackup.KIND, meta.namespace, meta.name, meta.uid, present=present)
+
+
+def _tidy(seen: BackupSeen, name: str) -> tuple[Effect, ...]:
+    record = seen.backup.status.step(name)
+    return tidy(record, seen.steps.get(name, GONE), seen.backup.metadata.namespace)
+
+
+def _done(status: DatabaseBackupStatus) -> Verdict:
+    if status.failure is not None:
+        return Verdict.of(status.failure)
+    size = f"{status.size_bytes / 1_048_576:.1f} MiB, {status.tables} tables"
+    return Verdict(
+        Stand.READY, Reason.BACKED_UP, f"{size}; the archive was read back and its checksum matches."
+    )
+
+
+def _decision(
+    seen: BackupSeen,
+    status: DatabaseBackupStatus,
+    verdict: Verdict,
+    now: datetime,
+    *,
+    effects: tuple[Effect, ...] = (),
+    again_in: float | None = None,
+) -> Decision:
+    generation = seen.backup.metadata.generation
+    before = seen.backup.status
+    update = {
+        "observed_generation": generation,
+        "phase": phase(verdict),
+        "conditions": conditions(before, verdict, generation, now),
+    }
+    return Decision(status.model_copy(update=update), (*announce(before, verdict), *effects), again_in)

@@ -1,0 +1,208 @@
+"""PostgresDatabase: look at the database when something asks for it, and say how it stands."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from godwit.api.backup import DatabaseBackup
+from godwit.api.common import REQUESTED_AT, seconds
+from godwit.api.database import DeletionPolicy, PostgresDatabase, PostgresDatabaseStatus
+from godwit.api.restore import DatabaseRestore
+from godwit.contract.identity import DatabaseIdentity
+from godwit.contract.outcome import CheckOutcome, Failure
+from godwit.contract.reasons import Reason
+from godwit.contract.request import CheckInput, StepRequest
+from godwit.planner.conditions import Stand, Verdict, announce, conditions, phase
+from godwit.planner.decision import GONE, Decision, Delete, Effect, StepSeen, StepSpec
+from godwit.planner.policy import connection_of
+from godwit.planner.step import Step, StepProgress, again, drive, job_name, tidy
+
+CHECK_BUDGET = 60
+"""Seconds that a look may take."""
+
+
+@dataclass(frozen=True)
+class DatabaseSeen:
+    """A PostgresDatabase and what hangs on it."""
+
+    database: PostgresDatabase
+    image: str
+    check: StepSeen = GONE
+    """The step that the status records, if it records one."""
+    backups: tuple[DatabaseBackup, ...] = ()
+    restores: tuple[DatabaseRestore, ...] = ()
+
+
+def decide(seen: DatabaseSeen, now: datetime) -> Decision:
+    """Check on a change, a request, an interval or a restore; drop backups beyond the retention."""
+    database, status = seen.database, seen.database.status
+    meta = database.metadata
+    if meta.deleting:
+        return _decision(seen, status, Verdict.moving(Reason.DELETING), now)
+    key = check_key(seen)
+    due = (
+        status.checked_at + timedelta(seconds=seconds(database.spec.check_interval))
+        if status.checked_at
+        else now
+    )
+    record = status.step("check")
+    step = _step(seen, f"{key}/{status.checked_at}")
+    if status.check_key == key and now < due:
+        effects = (*_retention(seen), *tidy(record, seen.check, meta.namespace))
+        left = (due - now).total_seconds()
+        return _decision(seen, status, _settled(status), now, effects=effects, again_in=left)
+    if record is not None and record.job != step.build(record.attempt, record.started_at).job:
+        stale = tidy(record, seen.check, meta.namespace)
+        progress = drive(step, None, GONE, now)
+        progress = replace(progress, effects=(*stale, *progress.effects))
+    else:
+        progress = drive(step, record, seen.check, now)
+    if progress.outcome is not None and progress.outcome.failure is None:
+        return _checked(seen, progress, key, now)
+    failure = progress.failure
+    if progress.outcome is not None:
+        failure = progress.outcome.failure
+        if not _terminal(progress):
+            progress = again(progress, now)
+    status = status.model_copy(update={"steps": (progress.record,)})
+    if failure is not None and failure.terminal:
+        status = status.model_copy(update={"check_key": key, "checked_at": now, "failure": failure})
+    if failure is not None:
+        verdict = Verdict.of(failure)
+    elif status.ready and status.check_key == key:
+        verdict = _settled(status)  # a look on an interval does not unsettle a settled database
+    else:
+        verdict = Verdict.moving(Reason.CHECKING)
+    return _decision(seen, status, verdict, now, effects=progress.effects, again_in=progress.again_in)
+
+
+def check_key(seen: DatabaseSeen) -> str:
+    """What a look is for: generation, request, newest restore; another key asks for another look."""
+    meta = seen.database.metadata
+    restored = max((r.status.ended_at.isoformat() for r in seen.restores if r.status.ended_at), default="")
+    return f"{meta.generation}/{meta.annotations.get(REQUESTED_AT, '')}/{restored}"
+
+
+def _terminal(progress: StepProgress) -> bool:
+    outcome = progress.outcome
+    return outcome is not None and outcome.failure is not None and outcome.failure.terminal
+
+
+def _step(seen: DatabaseSeen, key: str) -> Step:
+    database = seen.database
+    meta, spec = database.metadata, database.spec
+
+    def build(attempt: int, _since: datetime) -> StepSpec:
+        request = StepRequest(
+            object=database.ref,
+            step="check",
+            attempt=attempt,
+            environment=spec.environment,
+            connection=connection_of(spec.connection, spec.schemas),
+            budget_seconds=CHECK_BUDGET,
+            verbs=(CheckInput(),),
+        )
+        return StepSpec(
+            job=job_name(meta.name, meta.uid, "check", attempt, key),
+            namespace=meta.namespace,
+            owner=database.ref,
+            request=request,
+            image=seen.image,
+            connection=spec.connection,
+            pod=spec.pod_template,
+            deadline_seconds=CHECK_BUDGET * 2,
+        )
+
+    return Step("check", meta.namespace, build)
+
+
+def _checked(seen: DatabaseSeen, progress: StepProgress, key: str, now: datetime) -> Decision:
+    """Take what Check saw, unless it is another database and nobody said that this is meant."""
+    database, before = seen.database, seen.database.status
+    assert progress.outcome is not None  # noqa: S101  the caller looked
+    found = progress.outcome.get(CheckOutcome)
+    looked = {"steps": (progress.record,), "check_key": key, "checked_at": now, "failure": None}
+    if found is None:
+        failure = Failure(reason=Reason.INTERNAL_ERROR, message="The step succeeded without what Check saw.")
+        status = before.model_copy(update={**looked, "failure": failure})
+    elif not _identity_accepted(seen, found.identity):
+        old = before.identity.key if before.identity else ""
+        failure = Failure(
+            reason=Reason.DATABASE_CHANGED,
+            message=f"The connection leads to database {found.identity.key} now; it was {old}.",
+            standing="Nothing was changed in either.",
+        )
+        status = before.model_copy(update={**looked, "failure": failure})
+    else:
+        status = before.model_copy(
+            update={
+                **looked,
+                "identity": found.identity,
+                "server_version": _version(found.server_version),
+                "size_bytes": found.size_bytes,
+                "stamp": found.stamp,
+                "replicas": found.replicas,
+                "rollback_options": found.rollback_options,
+                "warnings": found.warnings,
+            }
+        )
+    interval = seconds(database.spec.check_interval)
+    return _decision(seen, status, _settled(status), now, effects=progress.effects, again_in=interval)
+
+
+def _identity_accepted(seen: DatabaseSeen, found: DatabaseIdentity) -> bool:
+    before = seen.database.status
+    if before.identity is None or before.identity.same_database(found):
+        return True
+    if any(r.status.identity is not None and r.status.identity.same_database(found) for r in seen.restores):
+        return True  # our own swap
+    requested = seen.database.metadata.annotations.get(REQUESTED_AT, "")
+    return bool(requested) and before.check_key.split("/")[1:2] != [requested]
+
+
+def _settled(status: PostgresDatabaseStatus) -> Verdict:
+    if status.failure is not None:
+        return Verdict.of(status.failure)
+    message = f"PostgreSQL {status.server_version} answers."
+    return Verdict(Stand.READY, Reason.CHECKED, message)
+
+
+def _retention(seen: DatabaseSeen) -> tuple[Effect, ...]:
+    """Delete the oldest backups beyond `keep` that runs made and whose file may go with them."""
+    prunable = sorted(
+        (
+            b
+            for b in seen.backups
+            if b.spec.order is not None
+            and b.spec.deletion_policy is DeletionPolicy.DELETE
+            and b.status.ready
+            and not b.metadata.deleting
+        ),
+        key=lambda b: (b.status.ended_at is None, b.status.ended_at, b.metadata.name),
+    )
+    surplus = prunable[: max(0, len(prunable) - seen.database.spec.backup.keep)]
+    return tuple(Delete(b.KIND, b.metadata.namespace, b.metadata.name, b.metadata.uid) for b in surplus)
+
+
+def _version(number: int) -> str:
+    """`server_version_num` as people write it: 160014 is 16.14 (PostgreSQL manual, PQserverVersion)."""
+    return f"{number // 10_000}.{number % 10_000}"
+
+
+def _decision(
+    seen: DatabaseSeen,
+    status: PostgresDatabaseStatus,
+    verdict: Verdict,
+    now: datetime,
+    *,
+    effects: tuple[Effect, ...] = (),
+    again_in: float | None = None,
+) -> Decision:
+    meta = seen.database.metadata
+    told = status.model_copy(
+        update={
+            "observed_generation": meta.generation,
+            "phase": phase(verdict),
+            "conditions": conditions(seen.database.status, verdict, meta.generation, now),
+        }
+    )
+    return Decision(told, (*announce(seen.database.status, verdict), *effects), again_in)

@@ -1,0 +1,348 @@
+"""DatabaseMigration: plan when something changed, and make one run when something is pending and may run."""
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from godwit.api.common import REQUESTED_AT, seconds
+from godwit.api.database import PostgresDatabase
+from godwit.api.migration import DatabaseMigration, DatabaseMigrationStatus, PlanStatus, RunSummary
+from godwit.api.restore import DatabaseRestore
+from godwit.api.run import MigrationRun
+from godwit.contract.base import digest
+from godwit.contract.outcome import CheckOutcome, Failure, PlanOutcome
+from godwit.contract.policy import Environment
+from godwit.contract.reasons import Reason
+from godwit.planner import runs
+from godwit.planner.conditions import Stand, Verdict, announce, conditions, phase
+from godwit.planner.decision import GONE, Create, Decision, Delete, Effect, SaveDocument, SourceSeen, StepSeen
+from godwit.planner.source import Pin, pin_manifests, pinned_source
+from godwit.planner.step import StepProgress, again, backoff, drive, job_name, tidy
+
+
+@dataclass(frozen=True)
+class MigrationSeen:
+    """A DatabaseMigration and what hangs on it."""
+
+    migration: DatabaseMigration
+    image: str
+    database: PostgresDatabase | None = None
+    source: SourceSeen = field(default_factory=SourceSeen)
+    pins: tuple[Pin, ...] = ()
+    """Immutable copies of sources that this migration owns."""
+    plan: StepSeen = GONE
+    """The step that the status records, if it records one."""
+    runs: tuple[MigrationRun, ...] = ()
+    """Its runs, oldest first."""
+    restores: tuple[DatabaseRestore, ...] = ()
+    """Restores of its database."""
+
+
+def decide(seen: MigrationSeen, now: datetime) -> Decision:
+    """In reading order: what forbids planning, a run under way, a due plan, what the plan asks for."""
+    seen = replace(seen, migration=_noticed(seen))
+    status, database = seen.migration.status, seen.database
+    if seen.migration.metadata.deleting:
+        return _decision(seen, status, Verdict.moving(Reason.DELETING), now)
+    active = next((r for r in seen.runs if not r.status.outcome), None)
+    if active is not None:
+        return _running(seen, active, now)
+    refused = _refused(seen)
+    if refused is not None:
+        return _decision(seen, status, Verdict.of(refused), now)
+    assert database is not None  # noqa: S101  _refused looked
+    key = plan_key(seen)
+    if _due(seen, key, now):
+        return _plan(seen, database, key, now)
+    return _settled(seen, database, key, now)
+
+
+def plan_key(seen: MigrationSeen) -> str:
+    """What a plan is for: this generation, this source content, this database, this request."""
+    meta = seen.migration.metadata
+    source, database = seen.migration.spec.source, seen.database
+    return digest(
+        {
+            "generation": meta.generation,
+            "source": seen.source.content or (source.image.to_json() if source.image else ""),
+            "database": [database.metadata.uid, database.metadata.generation] if database else [],
+            "requested": meta.annotations.get(REQUESTED_AT, ""),
+        }
+    )[:16]
+
+
+def _noticed(seen: MigrationSeen) -> DatabaseMigration:
+    """The migration with its status brought up to what its runs and restores have become."""
+    migration = seen.migration
+    status = migration.status
+    newest = max((runs.number(r) for r in seen.runs), default=0)
+    update: dict[str, object] = {"run_count": max(status.run_count, newest), "active_run": ""}
+    done = [r for r in seen.runs if r.status.outcome]
+    if done and (status.last_run is None or runs.number(done[-1]) > runs.number_of(status.last_run.name)):
+        update |= _after(status, done[-1])
+    latest = runs.latest_restore(seen.restores)
+    if latest is not None and latest.metadata.uid != status.seen_restore:
+        update |= {"seen_restore": latest.metadata.uid, "planned_at": None}
+        ended, planned = latest.status.ended_at, status.planned_at
+        if ended is not None and planned is not None and ended >= planned:
+            update |= {"hold": status.plan_key, "failure": update.get("failure") or _restored_hold(latest)}
+    return migration.model_copy(update={"status": status.model_copy(update=update)})
+
+
+def _restored_hold(restore: DatabaseRestore) -> Failure:
+    return Failure(
+        reason=Reason.RESTORED_HOLD,
+        message=f"{restore.metadata.name} restored the database; what that took away is held.",
+        standing=f"The database is at {restore.status.current or 'no migration'}.",
+    )
+
+
+def _after(status: DatabaseMigrationStatus, run: MigrationRun) -> dict[str, object]:
+    """What the end of a run makes of the status. A success needs no new plan: Verify has just looked."""
+    told = run.status
+    summary = RunSummary(
+        name=run.metadata.name,
+        uid=run.metadata.uid,
+        outcome=told.outcome,
+        reason=told.failure.reason if told.failure else Reason.SUCCEEDED,
+        ended_at=told.ended_at,
+    )
+    update: dict[str, object] = {"last_run": summary}
+    if told.outcome == "Succeeded":
+        plan = status.plan.model_copy(update=runs.settled_plan(run)) if status.plan else None
+        current = told.current
+        return update | {"current": current, "target": current, "pending": 0, "plan": plan, "retries": 0}
+    update["current"] = told.current or status.current
+    failure = told.failure
+    if failure is not None and failure.reason in runs.PLAN_AGAIN:
+        return update | {"planned_at": None, "retries": status.retries + 1}
+    return update | {"planned_at": None, "hold": status.plan_key, "failure": failure, "retries": 0}
+
+
+def _refused(seen: MigrationSeen) -> Failure | None:
+    """What stands in the way of planning at all."""
+    migration, database = seen.migration, seen.database
+    if database is None or database.metadata.deleting:
+        name = migration.spec.database_ref.name
+        text = f"There is no PostgresDatabase {name} in namespace {migration.metadata.namespace}."
+        return Failure(reason=Reason.DATABASE_NOT_FOUND, message=text)
+    if seen.source.missing:
+        text = f"ConfigMap {seen.source.missing} of the source does not exist."
+        return Failure(reason=Reason.SOURCE_MISSING, message=text, standing="Nothing was changed.")
+    image = migration.spec.source.image
+    development = database.spec.environment is Environment.DEVELOPMENT
+    if image is not None and "@sha256:" not in image.reference and not development:
+        text = f"The image {image.reference} is named by a tag; name it by digest (@sha256:...)."
+        return Failure(reason=Reason.SOURCE_INVALID, message=text, standing="Nothing was changed.")
+    return None
+
+
+def _running(seen: MigrationSeen, run: MigrationRun, now: datetime) -> Decision:
+    """A run is under way: tell of it. Its own end wakes this migration again."""
+    told = run.status.condition("Ready")
+    status = seen.migration.status.model_copy(
+        update={
+            "active_run": run.metadata.name,
+            "current": run.status.current or seen.migration.status.current,
+        }
+    )
+    message = (
+        f"{run.metadata.name}: {told.message}"
+        if told and told.message
+        else f"{run.metadata.name} is under way."
+    )
+    reason = Reason(told.reason) if told else Reason.RUNNING
+    stand = Stand.WAITING if told and told.status == "False" else Stand.MOVING
+    effects = tidy(status.step("plan"), seen.plan, seen.migration.metadata.namespace)
+    return _decision(seen, status, Verdict(stand, reason, message), now, effects=effects, again_in=60.0)
+
+
+def _due(seen: MigrationSeen, key: str, now: datetime) -> bool:
+    status, database = seen.migration.status, seen.database
+    if status.plan_key != key or status.planned_at is None or now >= _next(seen, status.planned_at):
+        return True
+    known = database.status.identity if database else None
+    return status.plan is not None and known is not None and not status.plan.identity.same_database(known)
+
+
+def _next(seen: MigrationSeen, planned_at: datetime) -> datetime:
+    """When the interval asks for another plan; spread by a tenth so that many do not plan at once."""
+    interval = seconds(seen.migration.spec.interval)
+    spread = int(seen.migration.metadata.uid.replace("-", "")[:4] or "0", 16) % 1000 / 10_000
+    return planned_at + timedelta(seconds=interval * (1 + spread))
+
+
+def _plan(seen: MigrationSeen, database: PostgresDatabase, key: str, now: datetime) -> Decision:
+    """Drive the plan step for this key, and take what it found."""
+    status, meta = seen.migration.status, seen.migration.metadata
+    wait = backoff(status.retries, meta.uid) if status.retries else 0.0
+    if status.retries and status.last_run is not None and status.last_run.ended_at is not None:
+        left = (status.last_run.ended_at + timedelta(seconds=wait) - now).total_seconds()
+        if left > 0:
+            verdict = Verdict.moving(
+                Reason.PLANNING, f"{status.last_run.reason}: planned again in {left:.0f} s."
+            )
+            return _decision(seen, status, verdict, now, again_in=left)
+    source = pinned_source(seen.migration, seen.source)
+    slot = f"{key}/{status.last_run.uid if status.last_run else ''}/{status.seen_restore}/{_slot(seen)}"
+    identity = runs.expected_identity(database, seen.restores)
+    step = runs.plan_step(seen.migration, database, seen.image, source=source, identity=identity, slot=slot)
+    record, found = status.step("plan"), seen.plan
+    stale: tuple[Effect, ...] = ()
+    if record is not None and record.job != job_name(meta.name, meta.uid, "plan", record.attempt, slot):
+        stale, record, found = tidy(record, found, meta.namespace), None, GONE
+    have = {pin.name for pin in seen.pins}
+    copies = pin_manifests(seen.migration, seen.source) if source.config_maps else []
+    pins = tuple(Create(copy) for copy in copies if copy["metadata"]["name"] not in have)
+    progress = drive(step, record, found, now)
+    if progress.outcome is None:
+        failure = progress.failure
+        verdict = Verdict.of(failure) if failure else Verdict.moving(Reason.PLANNING)
+        if failure is None and status.ready and status.plan_key == key:
+            verdict = _verdict(seen)  # planning on an interval does not unsettle what is settled
+        status = status.model_copy(update={"steps": (progress.record,)})
+        effects = (*stale, *pins, *progress.effects)
+        return _decision(seen, status, verdict, now, effects=effects, again_in=progress.again_in)
+    failure = progress.outcome.failure
+    if failure is not None and not failure.terminal:
+        progress = again(progress, now)
+        status = status.model_copy(update={"steps": (progress.record,)})
+        return _decision(
+            seen, status, Verdict.of(failure), now, effects=progress.effects, again_in=progress.again_in
+        )
+    return _planned(seen, progress, key, now)
+
+
+def _slot(seen: MigrationSeen) -> str:
+    planned = seen.migration.status.planned_at
+    return planned.isoformat() if planned else ""
+
+
+def _planned(seen: MigrationSeen, progress: StepProgress, key: str, now: datetime) -> Decision:
+    """Take the plan into the status; the next pass acts on it."""
+    status = seen.migration.status
+    assert progress.outcome is not None  # noqa: S101  the caller looked
+    failure, found = progress.outcome.failure, progress.outcome.get(PlanOutcome)
+    checked = progress.outcome.get(CheckOutcome)
+    update: dict[str, object] = {"steps": (progress.record,), "plan_key": key, "planned_at": now}
+    mended = found is not None and found.pending == 0 and not _verify_failed(status)
+    if status.hold != key or (failure is None and mended):
+        update |= {"hold": "", "failure": failure}
+    elif failure is not None:
+        update["failure"] = failure
+    documents: tuple[Effect, ...] = ()
+    if found is not None and checked is not None:
+        update |= {
+            "current": found.current,
+            "target": found.target,
+            "applied": found.applied,
+            "pending": found.pending,
+            "plan": PlanStatus(
+                ref=runs.plan_ref(found),
+                source=pinned_source(seen.migration, seen.source),
+                identity=checked.identity,
+                journal_head=found.journal_head,
+                state=found.from_state,
+                pending_names=found.pending_names,
+                statements=found.statements,
+                transactional=found.transactional,
+                destructive=found.destructive,
+                rungs=found.rungs,
+                findings=found.findings,
+                document=runs.document_name(seen.migration, found),
+                made_at=now,
+            ),
+        }
+        documents = (
+            SaveDocument(
+                seen.migration.metadata.namespace,
+                progress.record.job,
+                runs.document_name(seen.migration, found),
+            ),
+        )
+    told = replace(
+        seen, migration=seen.migration.model_copy(update={"status": status.model_copy(update=update)})
+    )
+    effects = (*documents, *progress.effects)
+    return _decision(told, told.migration.status, _verdict(told), now, effects=effects, again_in=0.0)
+
+
+def _verify_failed(status: DatabaseMigrationStatus) -> bool:
+    """Whether the last run left a database that failed its checks; an equal history does not mend it."""
+    return status.last_run is not None and status.last_run.reason == Reason.VERIFY_FAILED
+
+
+def _settled(seen: MigrationSeen, database: PostgresDatabase, key: str, now: datetime) -> Decision:
+    """The plan stands. Nothing pending: ready. Something pending: make the run, unless something holds it."""
+    status = seen.migration.status
+    effects: list[Effect] = [
+        *tidy(status.step("plan"), seen.plan, seen.migration.metadata.namespace),
+        *runs.surplus(seen.runs, seen.migration.spec.run_history_limit),
+        *_surplus_pins(seen),
+    ]
+    if runnable(seen, key):
+        effects.append(Create(runs.run_manifest(seen.migration, database, seen.image)))
+    later = (_next(seen, status.planned_at) - now).total_seconds() if status.planned_at else None
+    return _decision(seen, status, _verdict(seen), now, effects=tuple(effects), again_in=later)
+
+
+def runnable(seen: MigrationSeen, key: str) -> bool:
+    """Whether a run may start now: something is pending, nothing failed, nothing holds it, not suspended."""
+    status = seen.migration.status
+    plan = status.plan
+    return (
+        plan is not None
+        and plan.ref is not None
+        and status.pending > 0
+        and status.failure is None
+        and status.hold != key
+        and not seen.migration.spec.suspend
+    )
+
+
+def _verdict(seen: MigrationSeen) -> Verdict:
+    """How a migration with a standing plan stands."""
+    status = seen.migration.status
+    if status.failure is not None:
+        return Verdict.of(status.failure)
+    if status.pending == 0:
+        return Verdict(
+            Stand.READY, Reason.UP_TO_DATE, f"The database is at {status.current or 'no migration'}."
+        )
+    waiting = (
+        f"{status.pending} pending, from {status.current or 'an empty history'} to {status.target or 'none'}"
+    )
+    if seen.migration.spec.suspend:
+        return Verdict(Stand.RESTING, Reason.SUSPENDED, f"{waiting}. {Reason.SUSPENDED.advice.next}")
+    return Verdict.moving(Reason.PENDING, f"{waiting}.")
+
+
+def _surplus_pins(seen: MigrationSeen) -> tuple[Effect, ...]:
+    """Copies of sources that neither the plan nor a run refers to any more."""
+    plan = seen.migration.status.plan
+    used = set(plan.source.config_maps if plan else ())
+    used |= {name for run in seen.runs for name in run.spec.source.config_maps}
+    used |= {plan.document} if plan else set()
+    namespace = seen.migration.metadata.namespace
+    return tuple(
+        Delete("ConfigMap", namespace, pin.name, pin.uid) for pin in seen.pins if pin.name not in used
+    )
+
+
+def _decision(
+    seen: MigrationSeen,
+    status: DatabaseMigrationStatus,
+    verdict: Verdict,
+    now: datetime,
+    *,
+    effects: tuple[Effect, ...] = (),
+    again_in: float | None = None,
+) -> Decision:
+    generation = seen.migration.metadata.generation
+    told = status.model_copy(
+        update={
+            "observed_generation": generation,
+            "phase": phase(verdict),
+            "conditions": conditions(status, verdict, generation, now),
+        }
+    )
+    return Decision(told, (*announce(status, verdict), *effects), again_in)

@@ -1,0 +1,48 @@
+"""From what people wrote in specs to what the contract says. Pure."""
+
+from godwit.api.common import seconds
+from godwit.api.database import ConnectionSpec, PostgresDatabaseSpec
+from godwit.api.migration import DatabaseMigrationSpec
+from godwit.contract.policy import Environment, OnFailure, Policy, SqlCheck
+from godwit.contract.request import Connection
+
+
+def milliseconds(duration: str) -> int:
+    """Whole milliseconds of a duration text such as 500ms or 1h30m."""
+    return round(seconds(duration) * 1000)
+
+
+def connection_of(spec: ConnectionSpec, schemas: tuple[str, ...]) -> Connection:
+    """The part of a connection that is no secret."""
+    parts = spec.parts
+    return Connection(
+        host=parts.host if parts else "",
+        port=parts.port if parts else 5432,
+        database=parts.database if parts else "",
+        sslmode=parts.sslmode if parts else "",
+        role=spec.role,
+        pooler=spec.pooler,
+        schemas=schemas,
+    )
+
+
+def policy_of(database: PostgresDatabaseSpec, migration: DatabaseMigrationSpec) -> Policy:
+    """Every policy that changes what a run of *migration* on *database* does."""
+    strategy = migration.strategy
+    development = database.environment is Environment.DEVELOPMENT
+    return Policy(
+        environment=database.environment,
+        transaction=strategy.transaction,
+        on_failure=migration.on_failure or (OnFailure.ROLL_BACK if development else OnFailure.STOP),
+        lock_timeout_ms=milliseconds(strategy.lock_timeout),
+        max_lock_hold_ms=milliseconds(strategy.max_lock_hold),
+        lock_budget_ms=milliseconds(strategy.lock_budget),
+        statement_timeout_ms=milliseconds(strategy.statement_timeout) if strategy.statement_timeout else 0,
+        checks=tuple(
+            SqlCheck(name=c.name, sql=c.sql, when=c.when, timeout_ms=milliseconds(c.timeout))
+            for c in migration.verify.checks
+        ),
+        backup_required=database.backup.required,
+        allow_downgrade=migration.allow_downgrade,
+        allow_data_loss=database.rollback.accept_data_loss,
+    )

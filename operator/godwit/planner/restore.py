@@ -1,0 +1,253 @@
+"""DatabaseRestore: hold the database, restore one backup once, give the database back."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from godwit.api.backup import DatabaseBackup
+from godwit.api.common import FINALIZER
+from godwit.api.database import ActiveOperation, PostgresDatabase
+from godwit.api.restore import DatabaseRestore, DatabaseRestoreStatus
+from godwit.contract.base import digest
+from godwit.contract.outcome import Failure, RestoreOutcome, StepOutcome
+from godwit.contract.reasons import Reason
+from godwit.contract.request import BackupType, RestoreInput, StepRequest, VerifyInput
+from godwit.planner.conditions import Stand, Verdict, announce, conditions, phase
+from godwit.planner.decision import GONE, Decision, Effect, Hold, SetFinalizer, StepSeen, StepSpec
+from godwit.planner.policy import connection_of
+from godwit.planner.run_steps import START_WINDOW, repeatable
+from godwit.planner.step import Step, again, drive, job_name, tidy
+
+RESTORE_BUDGET = 24 * 3_600
+"""Seconds that a restore may take, the building beside included; the fence has a bound of its own."""
+
+
+@dataclass(frozen=True)
+class RestoreSeen:
+    """A DatabaseRestore and what hangs on it."""
+
+    restore: DatabaseRestore
+    image: str
+    database: PostgresDatabase | None = None
+    backup: DatabaseBackup | None = None
+    steps: dict[str, StepSeen] = field(default_factory=dict)
+    holder_exists: bool = True
+    namespace_terminating: bool = False
+
+
+def decide(seen: RestoreSeen, now: datetime) -> Decision:
+    """In reading order: ended, waiting for what it needs, not holding yet, restoring."""
+    restore, status = seen.restore, seen.restore.status
+    if status.ended_at is not None:
+        return _give_back(seen, now)
+    started = status.step("restore") is not None
+    if seen.namespace_terminating or (restore.metadata.deleting and not started):
+        failure = Failure(reason=Reason.CANCELLED, message="Deleted before it started.")
+        return _end(seen, status, failure, now)
+    waiting = _waiting(seen)
+    if waiting is not None and waiting.terminal and not started:
+        return _end(seen, status, waiting, now)
+    if waiting is not None or seen.database is None or seen.backup is None:
+        failure = waiting or Failure(reason=Reason.BACKUP_NOT_FOUND, message="The backup is gone.")
+        return _decision(seen, status, Verdict.of(failure), now, again_in=30.0)
+    if not _holding(seen, seen.database):
+        return _hold(seen, seen.database, now)
+    return _restoring(seen, seen.database, seen.backup, now)
+
+
+def _waiting(seen: RestoreSeen) -> Failure | None:
+    spec, backup = seen.restore.spec, seen.backup
+    namespace = seen.restore.metadata.namespace
+    if seen.database is None:
+        text = f"There is no PostgresDatabase {spec.database_ref.name} in namespace {namespace}."
+        return Failure(reason=Reason.DATABASE_NOT_FOUND, message=text)
+    if backup is None or not backup.status.verified:
+        text = f"There is no finished DatabaseBackup {spec.backup_ref.name} in namespace {namespace}."
+        return Failure(reason=Reason.BACKUP_NOT_FOUND, message=text)
+    if backup.spec.type is not BackupType.FULL:
+        text = f"{backup.metadata.name} holds the schema only; restoring it would lose every row."
+        return Failure(reason=Reason.BACKUP_UNUSABLE, message=text, standing="Nothing was changed.")
+    if backup.spec.database_ref.name != spec.database_ref.name:
+        text = (
+            f"{backup.metadata.name} is of {backup.spec.database_ref.name}, not of {spec.database_ref.name}."
+        )
+        return Failure(reason=Reason.BACKUP_UNUSABLE, message=text, standing="Nothing was changed.")
+    return None
+
+
+def _holder_uid(seen: RestoreSeen) -> str:
+    """Uid under which the database is held: the run's that ordered this restore, else our own."""
+    order = seen.restore.spec.order
+    return order.run.uid if order else seen.restore.metadata.uid
+
+
+def _holding(seen: RestoreSeen, database: PostgresDatabase) -> bool:
+    active = database.status.active_operation
+    mine = active is not None and active.uid == _holder_uid(seen)
+    return (
+        mine and FINALIZER in seen.restore.metadata.finalizers and FINALIZER in database.metadata.finalizers
+    )
+
+
+def _hold(seen: RestoreSeen, database: PostgresDatabase, now: datetime) -> Decision:
+    restore, active, status = seen.restore, database.status.active_operation, seen.restore.status
+    meta, base = restore.metadata, database.metadata
+    if active is not None and active.uid != _holder_uid(seen) and seen.holder_exists:
+        text = f"{active.kind} {active.name} holds {base.name} since {active.since:%F %T} UTC."
+        verdict = Verdict.of(Failure(reason=Reason.DATABASE_BUSY, message=text))
+        return _decision(seen, status, verdict, now, again_in=15.0)
+    if restore.spec.order is not None and (active is None or active.uid != _holder_uid(seen)):
+        failure = Failure(reason=Reason.CANCELLED, message="The run that ordered this restore has ended.")
+        return _end(seen, status, failure, now)
+    effects: list[Effect] = []
+    if active is None or active.uid != meta.uid:
+        mine = ActiveOperation(kind=restore.KIND, name=meta.name, uid=meta.uid, since=now)
+        if restore.spec.order is None:
+            effects.append(Hold(base.namespace, base.name, base.resource_version, mine))
+    effects.append(SetFinalizer(restore.KIND, meta.namespace, meta.name, meta.uid, present=True))
+    if not base.deleting:
+        effects.append(SetFinalizer("PostgresDatabase", base.namespace, base.name, base.uid, present=True))
+    verdict = Verdict.moving(Reason.RESTORING)
+    return _decision(seen, status, verdict, now, effects=tuple(effects), again_in=0.0)
+
+
+def _restoring(
+    seen: RestoreSeen, database: PostgresDatabase, backup: DatabaseBackup, now: datetime
+) -> Decision:
+    status = seen.restore.status
+    step = restore_step(seen, database, backup)
+    progress = drive(step, status.step("restore"), seen.steps.get("restore", GONE), now)
+    update: dict[str, object] = {"steps": (progress.record,), "started_at": status.started_at or now}
+    told = status.model_copy(update=update)
+    if progress.outcome is None:
+        failure = progress.failure
+        if failure is not None and failure.reason is Reason.DEADLINE_EXCEEDED:
+            return _end(seen, told, failure, now, effects=progress.effects)
+        verdict = Verdict.of(failure) if failure else Verdict.moving(Reason.RESTORING)
+        return _decision(seen, told, verdict, now, effects=progress.effects, again_in=progress.again_in)
+    outcome = progress.outcome
+    failure = outcome.failure
+    if failure is not None and repeatable(failure, None, progress.record.attempt):
+        progress = again(progress, now)
+        told = told.model_copy(update={"steps": (progress.record,)})
+        verdict = Verdict.of(failure)
+        return _decision(seen, told, verdict, now, effects=progress.effects, again_in=progress.again_in)
+    told = told.model_copy(update=_facts(outcome))
+    return _end(seen, told, failure, now, effects=progress.effects)
+
+
+def restore_step(seen: RestoreSeen, database: PostgresDatabase, backup: DatabaseBackup) -> Step:
+    """The step that builds the backup beside the live database, swaps the two, and verifies."""
+    restore, order = seen.restore, seen.restore.spec.order
+    meta, spec = restore.metadata, database.spec
+
+    def build(attempt: int, since: datetime) -> StepSpec:
+        request = StepRequest(
+            object=restore.ref,
+            step="restore",
+            attempt=attempt,
+            operation=_holder_uid(seen),
+            spec_hash=digest(restore.spec.to_json()),
+            environment=spec.environment,
+            connection=connection_of(spec.connection, spec.schemas),
+            identity=order.identity if order else database.status.identity,
+            expected_journal=order.expected_journal if order else None,
+            not_after=since + START_WINDOW,
+            budget_seconds=RESTORE_BUDGET,
+            verbs=(
+                RestoreInput(
+                    location=backup.status.location,
+                    sha256=backup.status.sha256,
+                    accept_data_loss=restore.spec.accept_data_loss,
+                ),
+                VerifyInput(state=backup.status.state),
+            ),
+        )
+        return StepSpec(
+            job=job_name(meta.name, meta.uid, "restore", attempt),
+            namespace=meta.namespace,
+            owner=restore.ref,
+            request=request,
+            image=order.image if order else seen.image,
+            connection=spec.connection,
+            volume=backup.status.volume,
+            pod=spec.pod_template,
+            deadline_seconds=RESTORE_BUDGET + 600,
+        )
+
+    return Step("restore", meta.namespace, build)
+
+
+def _facts(outcome: StepOutcome) -> dict[str, object]:
+    swapped = outcome.get(RestoreOutcome)
+    if swapped is None:
+        return {}
+    return {
+        "identity": swapped.identity,
+        "old_database": swapped.old_database,
+        "lost_rows": swapped.lost_rows,
+        "state": swapped.state,
+        "current": swapped.current,
+        "journal_head": swapped.journal_head,
+    }
+
+
+def _end(
+    seen: RestoreSeen,
+    status: DatabaseRestoreStatus,
+    failure: Failure | None,
+    now: datetime,
+    *,
+    effects: tuple[Effect, ...] = (),
+) -> Decision:
+    told = status.model_copy(update={"ended_at": now, "failure": failure})
+    return _decision(seen, told, _ended(told), now, effects=effects, again_in=0.0)
+
+
+def _ended(status: DatabaseRestoreStatus) -> Verdict:
+    if status.failure is not None:
+        told = Verdict.of(status.failure)
+        return Verdict(Stand.STALLED, told.reason, told.message)
+    lost = f" {status.lost_rows} rows written since are only there." if status.lost_rows else ""
+    at = status.current or "no migration"
+    message = f"The database is at {at}; the former one is {status.old_database}.{lost}"
+    return Verdict(Stand.READY, Reason.RESTORED, message)
+
+
+def _give_back(seen: RestoreSeen, now: datetime) -> Decision:
+    restore, status, meta = seen.restore, seen.restore.status, seen.restore.metadata
+    effects: list[Effect] = []
+    for record in status.steps:
+        effects.extend(tidy(record, seen.steps.get(record.name, GONE), meta.namespace))
+    database = seen.database
+    if database is not None and restore.spec.order is None:
+        base, active = database.metadata, database.status.active_operation
+        if active is not None and active.uid == meta.uid:
+            effects.append(Hold(base.namespace, base.name, base.resource_version, None))
+        if FINALIZER in base.finalizers and (active is None or active.uid == meta.uid):
+            effects.append(
+                SetFinalizer("PostgresDatabase", base.namespace, base.name, base.uid, present=False)
+            )
+    if FINALIZER in meta.finalizers:
+        effects.append(SetFinalizer(restore.KIND, meta.namespace, meta.name, meta.uid, present=False))
+    again_in = 0.0 if effects else None
+    told = status if effects else status.model_copy(update={"released": True})
+    return _decision(seen, told, _ended(status), now, effects=tuple(effects), again_in=again_in)
+
+
+def _decision(
+    seen: RestoreSeen,
+    status: DatabaseRestoreStatus,
+    verdict: Verdict,
+    now: datetime,
+    *,
+    effects: tuple[Effect, ...] = (),
+    again_in: float | None = None,
+) -> Decision:
+    generation = seen.restore.metadata.generation
+    before = seen.restore.status
+    update = {
+        "observed_generation": generation,
+        "phase": phase(verdict),
+        "conditions": conditions(before, verdict, generation, now),
+    }
+    return Decision(status.model_copy(update=update), (*announce(before, verdict), *effects), again_in)

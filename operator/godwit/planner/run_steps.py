@@ -1,0 +1,177 @@
+"""What a MigrationRun makes: its steps, its backup, its restore; and what may be tried again.
+
+Pure builders.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from godwit.api.backup import DatabaseBackup, DatabaseBackupSpec, RunOrder
+from godwit.api.common import LocalRef, UidRef, seconds
+from godwit.api.database import DeletionPolicy
+from godwit.api.restore import DatabaseRestore, DatabaseRestoreSpec
+from godwit.api.run import MigrationRun
+from godwit.contract.base import digest
+from godwit.contract.outcome import Failure, MigrationProgress
+from godwit.contract.reasons import Kind, Reason
+from godwit.contract.request import (
+    ApplyInput,
+    BackupType,
+    Direction,
+    RevertInput,
+    RevertScope,
+    StepRequest,
+    VerbInput,
+    VerifyInput,
+)
+from godwit.planner.decision import StepSpec
+from godwit.planner.ladder import standing
+from godwit.planner.policy import connection_of
+from godwit.planner.runs import PLAN_AGAIN
+from godwit.planner.source import generated_metadata
+from godwit.planner.step import Step, job_name
+
+WRITE_BUDGET = 6 * 3_600
+"""Seconds that a writing step may take: the budget of CREATE INDEX CONCURRENTLY, which may wait for hours."""
+START_WINDOW = timedelta(hours=1)
+"""How late after it was asked for a writing step may get the lock where no backup's age says less."""
+MAX_INTERNAL = 5
+"""Attempts that may end by an error of Godwit's own before a person has to look."""
+
+
+def apply_step(run: MigrationRun, backup: DatabaseBackup | None) -> Step:
+    """The step that takes the database to the plan's target, in the plan's direction, and verifies it."""
+    spec = run.spec
+    act: VerbInput
+    if spec.plan.direction is Direction.UP:
+        act = ApplyInput(plan=spec.plan, policy=spec.policy)
+    else:
+        act = RevertInput(scope=RevertScope.PLAN, plan=spec.plan, policy=spec.policy)
+    verify = VerifyInput(state=spec.plan.to_state, checks=spec.policy.checks)
+    ended = backup.status.ended_at if backup is not None and spec.backup.required else None
+    usable_until = ended + timedelta(seconds=seconds(spec.backup.max_age)) if ended else None
+    return _writing_step(run, "apply", (act, verify), usable_until)
+
+
+def revert_step(run: MigrationRun) -> Step:
+    """The step that takes back what this run applied, and looks whether the history is as it was."""
+    spec = run.spec
+    act = RevertInput(scope=RevertScope.OPERATION, plan=spec.plan, policy=spec.policy)
+    return _writing_step(run, "revert", (act, VerifyInput(state=spec.plan.from_state)), None)
+
+
+def _writing_step(run: MigrationRun, name: str, verbs: tuple[VerbInput, ...], until: datetime | None) -> Step:
+    meta, spec = run.metadata, run.spec
+
+    def build(attempt: int, since: datetime) -> StepSpec:
+        request = StepRequest(
+            contract_version=spec.contract_version,
+            object=run.ref,
+            step=name,
+            attempt=attempt,
+            operation=meta.uid,
+            spec_hash=digest(spec.to_json()),
+            environment=spec.policy.environment,
+            connection=connection_of(spec.connection, spec.schemas),
+            identity=spec.identity,
+            expected_journal=spec.expected_journal,
+            not_after=until or since + START_WINDOW,
+            budget_seconds=WRITE_BUDGET,
+            format=spec.format,
+            source_content=spec.source.content,
+            verbs=verbs,
+        )
+        return StepSpec(
+            job=job_name(meta.name, meta.uid, name, attempt),
+            namespace=meta.namespace,
+            owner=run.ref,
+            request=request,
+            image=spec.image,
+            connection=spec.connection,
+            source=spec.source,
+            pod=spec.pod_template,
+            deadline_seconds=WRITE_BUDGET + 600,
+        )
+
+    return Step(name, meta.namespace, build)
+
+
+def repeatable(failure: Failure, facts: MigrationProgress | None, attempt: int) -> bool:
+    """Whether the same step may simply be tried again.
+
+    Only what passes by itself, and leaves nothing half done. What another plan or another backup would
+    mend ends the
+    run: the migration is planned again.
+    """
+    if failure.reason.advice.kind is not Kind.WAITING or failure.reason in PLAN_AGAIN:
+        return False
+    if facts is not None and facts.partial:
+        return False
+    return failure.reason is not Reason.INTERNAL_ERROR or attempt < MAX_INTERNAL
+
+
+def next_name(name: str) -> str:
+    """The name after `x-backup` is `x-backup-2`, then `x-backup-3`."""
+    stem, _, tail = name.rpartition("-")
+    return f"{stem}-{int(tail) + 1}" if tail.isdigit() else f"{name}-2"
+
+
+def backup_manifest(run: MigrationRun, name: str) -> dict[str, Any]:
+    """The backup that the run waits for. It belongs to nobody: deleting the run keeps it."""
+    spec = DatabaseBackupSpec(
+        database_ref=LocalRef(name=run.spec.database_ref.name),
+        type=BackupType.FULL,
+        method=run.spec.backup.method,
+        deletion_policy=run.spec.backup.deletion_policy or DeletionPolicy.RETAIN,
+        order=_order(run, run.spec.plan.from_state),
+    ).to_json()
+    metadata = generated_metadata(run, name, digest(spec))
+    del metadata["ownerReferences"]
+    return {"apiVersion": run.api_version, "kind": DatabaseBackup.KIND, "metadata": metadata, "spec": spec}
+
+
+def unusable(run: MigrationRun, backup: DatabaseBackup) -> Failure | None:
+    """Why a finished backup is of no use to this run; None when it is of use."""
+    told, order = backup.status, backup.spec.order
+    why = ""
+    if order is None or order.run.uid != run.metadata.uid:
+        why = "it was not made for this run"
+    elif told.identity is None or not told.identity.same_database(run.spec.identity):
+        why = "it is of another database"
+    elif backup.spec.type is not BackupType.FULL:
+        why = "it holds no data"
+    elif told.state != run.spec.plan.from_state:
+        why = "its history is not the one that was planned from"
+    elif not told.verified:
+        why = "it was not read back"
+    if not why:
+        return None
+    text = f"Backup {backup.metadata.name} cannot be used: {why}."
+    return Failure(reason=Reason.BACKUP_UNUSABLE, message=text, standing=standing(None, 0))
+
+
+def restore_name(run: MigrationRun) -> str:
+    """A run orders at most one restore."""
+    return f"{run.metadata.name}-restore"
+
+
+def restore_manifest(run: MigrationRun) -> dict[str, Any]:
+    """The restore of the run's own backup."""
+    spec = DatabaseRestoreSpec(
+        database_ref=LocalRef(name=run.spec.database_ref.name),
+        backup_ref=LocalRef(name=run.status.backup),
+        accept_data_loss=run.spec.rollback.accept_data_loss,
+        order=_order(run, run.spec.plan.from_state),
+    ).to_json()
+    metadata = generated_metadata(run, restore_name(run), digest(spec))
+    return {"apiVersion": run.api_version, "kind": DatabaseRestore.KIND, "metadata": metadata, "spec": spec}
+
+
+def _order(run: MigrationRun, state: str) -> RunOrder:
+    return RunOrder(
+        run=UidRef(name=run.metadata.name, uid=run.metadata.uid),
+        identity=run.spec.identity,
+        from_state=state,
+        expected_journal=run.spec.expected_journal,
+        image=run.spec.image,
+    )

@@ -1,0 +1,67 @@
+"""Pinned sources: what was planned is what runs, whatever happens to the ConfigMaps meanwhile. Pure."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from godwit.api.common import API_VERSION, SPEC_HASH, Resource
+from godwit.api.migration import DatabaseMigration, PinnedSource
+from godwit.planner.decision import SourceSeen
+
+MANAGED_BY = {"app.kubernetes.io/managed-by": "godwit"}
+"""The label of every generated object, and the only one: labels of parents are never copied (GitOps tools
+prune)."""
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A ConfigMap that belongs to a migration: a copy of its source, or a plan's document."""
+
+    name: str
+    uid: str
+
+
+def generated_metadata(owner: Resource, name: str, spec_hash: str) -> dict[str, Any]:
+    """Metadata of an object that *owner* makes: owned by it, and known as ours by the hash."""
+    meta = owner.metadata
+    return {
+        "name": name,
+        "namespace": meta.namespace,
+        "labels": MANAGED_BY,
+        "annotations": {SPEC_HASH: spec_hash},
+        "ownerReferences": [
+            {
+                "apiVersion": API_VERSION,
+                "kind": owner.KIND,
+                "name": meta.name,
+                "uid": meta.uid,
+                "controller": True,
+                "blockOwnerDeletion": False,
+            }
+        ],
+    }
+
+
+def pinned_source(migration: DatabaseMigration, seen: SourceSeen) -> PinnedSource:
+    """The source as steps mount it: immutable copies named by content, or the image."""
+    if migration.spec.source.image is not None:
+        return PinnedSource(image=migration.spec.source.image)
+    stem = migration.metadata.name[:200].rstrip("-.")
+    names = tuple(f"{stem}-source-{seen.content[:10]}-{i}" for i in range(len(seen.files)))
+    return PinnedSource(config_maps=names, content=seen.content)
+
+
+def pin_manifests(migration: DatabaseMigration, seen: SourceSeen) -> list[dict[str, Any]]:
+    """The immutable ConfigMaps (Kubernetes: `immutable: true`) that `pinned_source` names."""
+    pinned = pinned_source(migration, seen)
+    made = []
+    for name, (data, binary) in zip(pinned.config_maps, seen.files, strict=True):
+        manifest = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": generated_metadata(migration, name, seen.content),
+            "immutable": True,
+            "data": data,
+            "binaryData": binary,
+        }
+        made.append({key: value for key, value in manifest.items() if value != {}})
+    return made

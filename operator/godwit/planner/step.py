@@ -1,0 +1,154 @@
+"""One step, driven: start it, wait for it, take its outcome, try again. The same for every kind. Pure."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from godwit.api.common import StepRecord
+from godwit.contract.outcome import Failure, StepOutcome
+from godwit.contract.reasons import Reason
+from godwit.planner.decision import DeleteStep, Effect, StartStep, StepSeen, StepSpec, StepState
+
+MAX_CRASHES = 5
+"""Attempts in a row without an outcome after which a person has to look."""
+WATCHED = 60.0
+"""Seconds until a running step is looked at again, should its event get lost."""
+STUCK = 15.0
+"""The same for a step whose pod does not start."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of an object. `build` makes the spec of an attempt that was first asked for at a time.
+
+    The same arguments must give the same spec: an attempt is known by the hash of its request.
+    """
+
+    name: str
+    namespace: str
+    build: Callable[[int, datetime], StepSpec]
+
+
+@dataclass(frozen=True)
+class StepProgress:
+    """A step after one look."""
+
+    record: StepRecord
+    effects: tuple[Effect, ...] = ()
+    outcome: StepOutcome | None = None
+    """Set when the current attempt has ended with an outcome."""
+    failure: Failure | None = None
+    """Why it does not get on: it waits, will be tried again, or (a terminal reason) has been given up."""
+    again_in: float | None = None
+
+
+def job_name(object_name: str, object_uid: str, step: str, attempt: int, key: str = "") -> str:
+    """Name of a step's Job, at most 63 characters: the same for the same object, step, key and attempt."""
+    tag = hashlib.sha256(f"{object_uid}/{step}/{key}".encode()).hexdigest()[:8]
+    tail = f"-{step}-{tag}-{attempt}"
+    return object_name[: 63 - len(tail)].rstrip("-.").replace(".", "-") + tail
+
+
+def backoff(attempt: int, key: str, *, first: float = 2.0, most: float = 300.0) -> float:
+    """Seconds to wait after *attempt*: doubling, with a spread of a quarter that depends on *key* only."""
+    spread = int(hashlib.sha256(key.encode()).hexdigest()[:4], 16) / 0xFFFF
+    return float(min(most, first * 2 ** min(attempt - 1, 20)) * (1 + spread / 4))
+
+
+def drive(step: Step, record: StepRecord | None, seen: StepSeen, now: datetime) -> StepProgress:
+    """The next thing to do about a step: *record* is what the status says, *seen* what the cluster shows."""
+    if record is None:
+        return _start(step, None, 1, now)
+    if record.retry_at is not None:
+        if now < record.retry_at:
+            return _resting(record, now)
+        return _start(step, record, record.attempt + 1, now)
+    if record.outcome is not None and record.state == StepState.FINISHED:
+        tidy = () if seen.state is StepState.GONE else (DeleteStep(step.namespace, record.job),)
+        return StepProgress(record, tidy, outcome=record.outcome)
+    return _look(step, record, seen, now)
+
+
+def again(progress: StepProgress, now: datetime, delay: float | None = None) -> StepProgress:
+    """The step, to be tried again after a delay (default: backoff); its last outcome says why."""
+    record = progress.record
+    wait = backoff(record.attempt, record.job) if delay is None else delay
+    resting = record.model_copy(update={"retry_at": now + timedelta(seconds=wait)})
+    failure = record.outcome.failure if record.outcome is not None else progress.failure
+    return StepProgress(resting, progress.effects, failure=failure, again_in=wait)
+
+
+def tidy(record: StepRecord | None, seen: StepSeen, namespace: str) -> tuple[Effect, ...]:
+    """Delete the Job of a step that nothing depends on any more."""
+    if record is None or seen.state is StepState.GONE or seen.foreign:
+        return ()
+    return (DeleteStep(namespace, record.job),)
+
+
+def _start(step: Step, record: StepRecord | None, attempt: int, now: datetime) -> StepProgress:
+    spec = step.build(attempt, now)
+    tidy: tuple[Effect, ...] = () if record is None else (DeleteStep(spec.namespace, record.job),)
+    started = StepRecord(
+        name=step.name,
+        attempt=attempt,
+        job=spec.job,
+        request_hash=spec.request.hash,
+        started_at=now,
+        crashes=record.crashes if record is not None else 0,
+        outcome=record.outcome if record is not None else None,
+    )
+    return StepProgress(started, (*tidy, StartStep(spec)), again_in=WATCHED)
+
+
+def _resting(record: StepRecord, now: datetime) -> StepProgress:
+    assert record.retry_at is not None  # noqa: S101  the caller looked
+    failure = record.outcome.failure if record.outcome is not None else None
+    if failure is None:
+        failure = Failure(reason=Reason.STEP_CRASHED, message=record.message or "The step left no outcome.")
+    return StepProgress(record, failure=failure, again_in=max(0.0, (record.retry_at - now).total_seconds()))
+
+
+def _look(step: Step, record: StepRecord, seen: StepSeen, now: datetime) -> StepProgress:
+    if seen.foreign:
+        text = f"A Job named {record.job} exists and is not this step's."
+        return StepProgress(record, failure=Failure(reason=Reason.NAME_TAKEN, message=text), again_in=STUCK)
+    marked = record.model_copy(update={"state": seen.state, "message": seen.message[:500]})
+    match seen.state:
+        case StepState.GONE if record.state == "":
+            # The status was written, the Job was not: the crash came in between. The same attempt again.
+            spec = step.build(record.attempt, record.started_at)
+            return StepProgress(record, (StartStep(spec),), again_in=WATCHED)
+        case StepState.GONE | StepState.CRASHED:
+            return _lost(step, marked, seen, now)
+        case StepState.NO_POD | StepState.PENDING:
+            reason = seen.reason or Reason.POD_PENDING
+            failure = (
+                None
+                if reason is Reason.POD_PENDING and not seen.message
+                else Failure(reason=reason, message=seen.message or reason.advice.meaning)
+            )
+            return StepProgress(marked, failure=failure, again_in=STUCK)
+        case StepState.RUNNING:
+            return StepProgress(marked, again_in=WATCHED)
+        case StepState.FINISHED:
+            ended = marked.model_copy(update={"outcome": seen.outcome, "ended_at": now, "crashes": 0})
+            tidy = (DeleteStep(step.namespace, record.job),)
+            return StepProgress(ended, tidy, outcome=seen.outcome)
+
+
+def _lost(step: Step, record: StepRecord, seen: StepSeen, now: datetime) -> StepProgress:
+    """No outcome is a question, not a failure: the next attempt asks the journal first."""
+    crashed = record.model_copy(update={"crashes": record.crashes + 1, "ended_at": now, "outcome": None})
+    if crashed.crashes >= MAX_CRASHES:
+        text = (
+            f"The step {record.name} ended {crashed.crashes} times without an outcome. {seen.message}".strip()
+        )
+        given_up = Failure(reason=Reason.DEADLINE_EXCEEDED, message=text)
+        return StepProgress(crashed, failure=given_up)
+    reason = Reason.STEP_LOST if seen.state is StepState.GONE else Reason.STEP_CRASHED
+    failure = Failure(reason=reason, message=seen.message or reason.advice.meaning)
+    wait = backoff(crashed.crashes, record.job)
+    resting = crashed.model_copy(update={"retry_at": now + timedelta(seconds=wait)})
+    tidy = () if seen.state is StepState.GONE else (DeleteStep(step.namespace, record.job),)
+    return StepProgress(resting, tidy, failure=failure, again_in=wait)
