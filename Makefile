@@ -66,14 +66,14 @@ cluster-down: ## Stop it and remove what it made
 	$(CLUSTER) down
 
 lock: $(VENV) ## Choose versions anew and write requirements/*.txt with their hashes
-	@for name in runtime demo dev; do \
+	@for name in runtime demo dev build; do \
 	  echo "requirements/$$name.txt"; \
-	  constraint=""; [ $$name = runtime ] || constraint="--constraint requirements/runtime.pins"; \
+	  constraint=""; [ $$name = runtime ] || constraint="--constraint requirements/chosen.pins"; \
 	  env -u PIP_FIND_LINKS -u UV_FIND_LINKS $(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	    --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
 	    $$constraint requirements/$$name.in --output-file requirements/$$name.txt; \
-	  sed -n 's/^\([a-z0-9].*[^ \\]\) *\\$$/\1/p' requirements/$$name.txt > requirements/runtime.pins; \
-	done; rm -f requirements/runtime.pins
+	  sed -n 's/^\([a-z0-9].*[^ \\]\) *\\$$/\1/p' requirements/$$name.txt > requirements/chosen.pins; \
+	done; rm -f requirements/chosen.pins
 
 clean: ## Remove the virtual environment and every cache in this folder
 	rm -rf $(VENV) .cache build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
