@@ -1,0 +1,208 @@
+"""Reading a migration folder from where it is mounted: a folder tree, or the keys of ConfigMaps.
+
+A ConfigMap holds one file a migration and direction, NAME.sql and NAME.down.sql, or the whole tree in one or
+more keys that end in .tar.gz. Several are mounted as folders 0, 1, ... and are one source together.
+"""
+
+import errno
+import gzip
+import io
+import os
+import re
+import stat
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from godwit.contract.base import digest
+from godwit.contract.reasons import Reason
+from godwit.contract.request import Direction, Format
+from godwit.engine.errors import StepFailed, fail
+from godwit.engine.formats import prisma_folder
+from godwit.engine.formats.prisma_folder import DOWN, LOCK, UP
+from godwit.engine.model import Script, Source
+
+SIZE_LIMIT: Final = 64 * 1024 * 1024
+"""Bytes of all scripts together, unpacked; a step's pod has little memory."""
+ARCHIVE: Final = ".tar.gz"
+UP_KEY: Final = ".sql"
+DOWN_KEY: Final = ".down.sql"
+
+_Files = dict[str, bytes]
+
+
+def read_source(folder: Path, format: Format) -> Source:  # noqa: A002  the contract's word
+    """The migrations in *folder*, in the order of *format*.
+
+    Links are followed inside of *folder* only. Raises StepFailed: SourceInvalid, EncodingInvalid,
+    ProviderMismatch.
+    """
+    match format:
+        case Format.PRISMA:
+            return prisma_folder.build(_Reader(folder).files())
+
+
+def content_digest(
+    format: Format,  # noqa: A002  as above
+    steps: Sequence[tuple[str, Script | None, Script | None]],
+    direction: Direction,
+) -> str:
+    """Digest of what a plan takes from the source: format, direction, and (name, up, down) in order.
+
+    Equal wherever the same files are applied to the same history.
+    """
+    return digest(
+        {
+            "format": format,
+            "direction": direction,
+            "migrations": [[name, _sum(up), _sum(down)] for name, up, down in steps],
+        }
+    )
+
+
+def _sum(script: Script | None) -> str:
+    return script.checksum if script else ""
+
+
+class _Reader:
+    """Collects the files of one source, keyed as the format's folder has them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = str(root)
+        self.real_root = os.path.realpath(root)
+        self.collected: _Files = {}
+        self.size = 0
+
+    def files(self) -> _Files:
+        for folder in self._mounts():
+            self._read(folder)
+        return self.collected
+
+    def _mounts(self) -> list[str]:
+        """The folders 0, 1, ... of several ConfigMaps, else the folder itself."""
+        try:
+            names = [name for name, is_folder in self._entries(self.root) if is_folder]
+        except OSError as exc:
+            raise _invalid(f"The source cannot be read: {exc.strerror}.") from None
+        # A migration may be called 1; it has a script then.
+        mounts = bool(names) and all(
+            re.fullmatch(r"\d+", name) and not os.path.lexists(f"{self.root}/{name}/{UP}") for name in names
+        )
+        return [f"{self.root}/{name}" for name in sorted(names, key=int)] if mounts else [self.root]
+
+    def _entries(self, folder: str) -> Iterator[tuple[str, bool]]:
+        """Names in *folder* and whether each is a folder, without what a ConfigMap mount has of its own."""
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith(".."):
+                    continue
+                if entry.is_symlink():
+                    self._check_inside(entry.path)
+                yield entry.name, entry.is_dir()
+
+    def _check_inside(self, path: str) -> None:
+        if os.path.commonpath([self.real_root, os.path.realpath(path)]) != self.real_root:
+            raise _invalid(f"{os.path.relpath(path, self.root)} is a link that leads out of the source.")
+
+    def _read(self, folder: str) -> None:
+        entries = sorted(self._entries(folder))
+        folders = [name for name, is_folder in entries if is_folder]
+        if (data := self._load(f"{folder}/{LOCK}")) is not None:
+            self._add(LOCK, data)
+        for name in folders:
+            up, down = self._load(f"{folder}/{name}/{UP}"), self._load(f"{folder}/{name}/{DOWN}")
+            if up is None:
+                raise _invalid(f"The folder {name} has no {UP}: every folder must be a migration.")
+            self._add(f"{name}/{UP}", up)
+            if down is not None:
+                self._add(f"{name}/{DOWN}", down)
+        if not folders:  # in a tree, files beside the folders are none of the format's business
+            for key, _ in entries:
+                self._read_key(folder, key)
+
+    def _read_key(self, folder: str, key: str) -> None:
+        if not key.endswith((ARCHIVE, UP_KEY)):
+            return
+        data = self._load(f"{folder}/{key}") or b""
+        if key.endswith(ARCHIVE):
+            for path, content in _unpacked(key, data):
+                self._add(path, content)
+        elif key.endswith(DOWN_KEY):
+            self._add(f"{key.removesuffix(DOWN_KEY)}/{DOWN}", data)
+        else:
+            self._add(f"{key.removesuffix(UP_KEY)}/{UP}", data)
+
+    def _load(self, path: str) -> bytes | None:
+        """The bytes of a regular file, or None where there is none."""
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            try:
+                handle = os.open(path, flags | os.O_NOFOLLOW)
+            except OSError as exc:
+                if exc.errno != errno.ELOOP:
+                    raise
+                self._check_inside(path)
+                handle = os.open(path, flags)
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise _invalid(f"{os.path.relpath(path, self.root)} cannot be read: {exc.strerror}.") from None
+        try:
+            facts = os.fstat(handle)
+            if not stat.S_ISREG(facts.st_mode) or facts.st_size > SIZE_LIMIT:
+                raise _invalid(f"{os.path.relpath(path, self.root)} is not a file, or too large.")
+            return b"".join(iter(lambda: os.read(handle, facts.st_size or 1), b""))
+        finally:
+            os.close(handle)
+
+    def _add(self, path: str, data: bytes) -> None:
+        self.size += len(data)
+        if self.size > SIZE_LIMIT:
+            raise _invalid(f"The source is larger than {SIZE_LIMIT // 1024**2} MiB.")
+        if self.collected.setdefault(path, data) != data:
+            raise _invalid(f"{path} is there twice, with different content.")
+
+
+def _unpacked(key: str, data: bytes) -> Iterator[tuple[str, bytes]]:
+    """The format's files in an archive, without the folders that all lie in. Nothing touches the disk."""
+    found: dict[tuple[str, ...], bytes] = {}
+    size = 0
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
+            for member in archive:
+                parts = tuple(part for part in member.name.split("/") if part not in {"", "."})
+                if member.isdir() or not parts or parts[-1].startswith("._"):  # macOS' own entries
+                    continue
+                if not member.isreg() or ".." in parts or member.name.startswith("/"):
+                    raise _invalid(f"{key} holds {member.name!r}, which is not a plain file below it.")
+                size += member.size
+                if size > SIZE_LIMIT:
+                    raise _invalid(f"{key} unpacks to more than {SIZE_LIMIT // 1024**2} MiB.")
+                if parts[-1] in {UP, DOWN, LOCK} and (content := archive.extractfile(member)):
+                    found[parts] = content.read()
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as exc:
+        raise _invalid(f"{key} is no readable tar.gz archive: {exc}.") from None
+    depth = _common_depth(list(found))
+    for parts, content_bytes in found.items():
+        below = parts[depth:]
+        if len(below) > 2 or (len(below) == 1 and below[0] != LOCK):
+            raise _invalid(f"{key} holds {'/'.join(parts)}, which is not where a migration's file would be.")
+        yield "/".join(below), content_bytes
+
+
+def _common_depth(paths: list[tuple[str, ...]]) -> int:
+    """How many folders all *paths* lie in, apart from a migration's own."""
+    depth = 0
+    while (
+        paths
+        and len({path[depth] for path in paths}) == 1
+        and all(len(path) - depth > (1 if path[-1] == LOCK else 2) for path in paths)
+    ):
+        depth += 1
+    return depth
+
+
+def _invalid(message: str) -> StepFailed:
+    return fail(Reason.SOURCE_INVALID, message, standing="Nothing was run.")
