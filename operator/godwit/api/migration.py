@@ -195,6 +195,8 @@ class DatabaseMigrationStatus(Status):
     """uid of the newest restore of this database that was taken notice of."""
     active_run: str = ""
     last_run: RunSummary | None = None
+    copies: tuple[str, ...] = ()
+    """Names of the ConfigMaps made for this migration (pinned sources, plan documents) and not deleted yet."""
     run_count: int = 0
     """Number of the newest run ever made; names are never used twice."""
 

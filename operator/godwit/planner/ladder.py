@@ -47,8 +47,9 @@ def climb(fall: Fall) -> Climb:
     """The next rung.
 
     Nothing is climbed after a check that failed after COMMIT, nor where nothing of ours is left in the database.
-    Down files only under RollBack (or when a person asks), and never for a half-done file. A restore only where
-    the database's owner has consented and a backup of this run exists; the step counts what it would lose.
+    Down files only under RollBack (or when a person asks), and never for a half-done file. A restore only
+    where the database's owner has consented and a backup of this run exists; the step counts what it would
+    lose.
     """
     progress = fall.progress
     if fall.failure.reason in AFTER_COMMIT and not fall.wanted:

@@ -14,7 +14,17 @@ from godwit.contract.policy import Environment
 from godwit.contract.reasons import Reason
 from godwit.planner import runs
 from godwit.planner.conditions import Stand, Verdict, announce, conditions, phase
-from godwit.planner.decision import GONE, Create, Decision, Delete, Effect, SaveDocument, SourceSeen, StepSeen
+from godwit.planner.decision import (
+    GONE,
+    Create,
+    Decision,
+    Delete,
+    Effect,
+    SaveDocument,
+    SourceSeen,
+    StartStep,
+    StepSeen,
+)
 from godwit.planner.source import Pin, pin_manifests, pinned_source
 from godwit.planner.step import StepProgress, again, backoff, drive, job_name, tidy
 
@@ -27,8 +37,8 @@ class MigrationSeen:
     image: str
     database: PostgresDatabase | None = None
     source: SourceSeen = field(default_factory=SourceSeen)
-    pins: tuple[Pin, ...] = ()
-    """Immutable copies of sources that this migration owns."""
+    spare: tuple[Pin, ...] = ()
+    """Those of `status.copies` that exist and that nothing refers to any more (`spare_copies`)."""
     plan: StepSeen = GONE
     """The step that the status records, if it records one."""
     runs: tuple[MigrationRun, ...] = ()
@@ -190,16 +200,17 @@ def _plan(seen: MigrationSeen, database: PostgresDatabase, key: str, now: dateti
     stale: tuple[Effect, ...] = ()
     if record is not None and record.job != job_name(meta.name, meta.uid, "plan", record.attempt, slot):
         stale, record, found = tidy(record, found, meta.namespace), None, GONE
-    have = {pin.name for pin in seen.pins}
-    copies = pin_manifests(seen.migration, seen.source) if source.config_maps else []
-    pins = tuple(Create(copy) for copy in copies if copy["metadata"]["name"] not in have)
     progress = drive(step, record, found, now)
     if progress.outcome is None:
         failure = progress.failure
         verdict = Verdict.of(failure) if failure else Verdict.moving(Reason.PLANNING)
         if failure is None and status.ready and status.plan_key == key:
             verdict = _verdict(seen)  # planning on an interval does not unsettle what is settled
-        status = status.model_copy(update={"steps": (progress.record,)})
+        pins: tuple[Effect, ...] = ()
+        if any(isinstance(effect, StartStep) for effect in progress.effects):
+            pins = tuple(Create(copy) for copy in pin_manifests(seen.migration, seen.source))
+        copies = tuple(dict.fromkeys((*status.copies, *source.config_maps)))
+        status = status.model_copy(update={"steps": (progress.record,), "copies": copies})
         effects = (*stale, *pins, *progress.effects)
         return _decision(seen, status, verdict, now, effects=effects, again_in=progress.again_in)
     failure = progress.outcome.failure
@@ -277,8 +288,10 @@ def _settled(seen: MigrationSeen, database: PostgresDatabase, key: str, now: dat
     effects: list[Effect] = [
         *tidy(status.step("plan"), seen.plan, seen.migration.metadata.namespace),
         *runs.surplus(seen.runs, seen.migration.spec.run_history_limit),
-        *_surplus_pins(seen),
+        *(Delete("ConfigMap", seen.migration.metadata.namespace, pin.name, pin.uid) for pin in seen.spare),
     ]
+    gone = set(spare_copies(seen.migration, seen.runs)) - {pin.name for pin in seen.spare}
+    status = status.model_copy(update={"copies": tuple(c for c in status.copies if c not in gone)})
     if runnable(seen, key):
         effects.append(Create(runs.run_manifest(seen.migration, database, seen.image)))
     later = (_next(seen, status.planned_at) - now).total_seconds() if status.planned_at else None
@@ -316,16 +329,12 @@ def _verdict(seen: MigrationSeen) -> Verdict:
     return Verdict.moving(Reason.PENDING, f"{waiting}.")
 
 
-def _surplus_pins(seen: MigrationSeen) -> tuple[Effect, ...]:
-    """Copies of sources that neither the plan nor a run refers to any more."""
-    plan = seen.migration.status.plan
-    used = set(plan.source.config_maps if plan else ())
-    used |= {name for run in seen.runs for name in run.spec.source.config_maps}
-    used |= {plan.document} if plan else set()
-    namespace = seen.migration.metadata.namespace
-    return tuple(
-        Delete("ConfigMap", namespace, pin.name, pin.uid) for pin in seen.pins if pin.name not in used
-    )
+def spare_copies(migration: DatabaseMigration, made: tuple[MigrationRun, ...]) -> tuple[str, ...]:
+    """Names of copies that neither the plan nor a run refers to any more."""
+    plan = migration.status.plan
+    used = {*plan.source.config_maps, plan.document} if plan else set()
+    used |= {name for run in made for name in run.spec.source.config_maps}
+    return tuple(name for name in migration.status.copies if name not in used)
 
 
 def _decision(
