@@ -1,0 +1,150 @@
+"""Requests to the API server, and the one place where foreign errors become our own."""
+
+import json
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import aiohttp
+from kubernetes.aio.client.api_client import ApiClient
+from kubernetes.aio.client.configuration import Configuration
+from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+
+from godwit.api.common import GROUP, VERSION
+from godwit.api.kinds import KINDS
+from godwit.cluster.port import UnavailableError
+
+Manifest = dict[str, Any]
+
+JSON_PATCH = "application/json-patch+json"
+APPLY_PATCH = "application/apply-patch+yaml"
+FIELD_MANAGER = "godwit"
+"""Field manager of everything but statuses."""
+_TIMEOUT = aiohttp.ClientTimeout(total=30, connect=5)
+_PLACES = {
+    **{kind: (f"apis/{GROUP}/{VERSION}", model.PLURAL) for kind, model in KINDS.items()},
+    "ConfigMap": ("api/v1", "configmaps"),
+    "Namespace": ("api/v1", "namespaces"),
+    "Pod": ("api/v1", "pods"),
+    "CoreEvent": ("api/v1", "events"),
+    "Event": ("apis/events.k8s.io/v1", "events"),
+    "Job": ("apis/batch/v1", "jobs"),
+}
+
+
+class AnswerError(Exception):
+    """The API server answered with an error that says something about the object.
+
+    `reason` is the machine-readable one of metav1.Status (NotFound, AlreadyExists, Conflict, Invalid, ...),
+    `causes` the types of its details; the message is the server's own.
+    """
+
+    def __init__(self, status: int, body: Manifest) -> None:
+        super().__init__(body.get("message") or f"the API server answered {status}")
+        self.status = status
+        self.reason = body.get("reason", "")
+        self.causes = {c.get("reason") for c in (body.get("details") or {}).get("causes") or ()}
+
+
+def path_of(kind: str, namespace: str, name: str = "", sub: str = "") -> str:
+    """Path of an object, a collection (no *name*) or a subresource. Raises KeyError for another kind."""
+    root, plural = _PLACES[kind]
+    parts = [root, *(("namespaces", namespace) if namespace else ()), plural, name, sub]
+    return "/" + "/".join(quote(part, safe="/") for part in parts if part)
+
+
+def type_of(kind: str) -> Manifest:
+    """`apiVersion` and `kind`, which the API server leaves out of the items of a list."""
+    root = _PLACES[kind][0]
+    return {"apiVersion": root.removeprefix("apis/").removeprefix("api/"), "kind": kind}
+
+
+class Rest:
+    """JSON in, JSON out, over one pool of connections."""
+
+    def __init__(self, client: ApiClient) -> None:
+        self._client = client
+
+    @staticmethod
+    async def connect(kubeconfig: str | None) -> "Rest":
+        """A client that is logged in, having sent nothing yet.
+
+        By that kubeconfig's current context, or with None by the pod's own service account, whose token is
+        read again as it is renewed. Raises UnavailableError where neither is to be had.
+        """
+        configuration = Configuration()
+        try:
+            if kubeconfig is None:
+                load_incluster_config(client_configuration=configuration)
+            else:
+                await load_kube_config(kubeconfig, client_configuration=configuration, persist_config=False)
+        except (ConfigException, OSError) as error:
+            raise UnavailableError(f"No login to a cluster: {error}") from None
+        client = ApiClient(configuration)
+        client.user_agent = "godwit"
+        return Rest(client)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: Manifest | list[Manifest] | None = None,
+        *,
+        query: dict[str, str] | None = None,
+        content_type: str = "application/json",
+    ) -> Manifest:
+        """Send a request and return the object in the answer.
+
+        Raises AnswerError where the server refuses, UnavailableError where it does not answer, is overloaded
+        or failing, or does not let us in: then the same request may be sent again later.
+        """
+        content = await self._send(method, path, body, query, content_type)
+        found: Manifest = json.loads(content)
+        return found
+
+    async def text(self, path: str, query: dict[str, str]) -> str:
+        """What is to be read at *path* (a log). Raises as `call`."""
+        return (await self._send("GET", path, None, query, "application/json")).decode("utf-8", "replace")
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        body: Manifest | list[Manifest] | None,
+        query: dict[str, str] | None,
+        content_type: str,
+    ) -> bytes:
+        try:
+            method, url, headers, data, _ = await self._client.param_serialize(
+                method,
+                path + (f"?{urlencode(query)}" if query else ""),
+                header_params={"Accept": "application/json, */*", "Content-Type": content_type},
+                body=body,
+                auth_settings=["BearerToken"],
+            )
+            answer = await self._client.call_api(
+                method, url, header_params=headers, body=data, _request_timeout=_TIMEOUT
+            )
+            content: bytes = await answer.read()
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            # Only the kind: the text of some of these holds addresses that change from try to try.
+            raise UnavailableError(f"The API server does not answer ({type(error).__name__}).") from error
+        if answer.status >= 400:
+            raise _error(answer.status, content)
+        return content
+
+
+def _error(status: int, content: bytes) -> AnswerError | UnavailableError:
+    try:
+        body = json.loads(content)
+    except ValueError:
+        body = None
+    error = AnswerError(
+        status, body if isinstance(body, dict) else {"message": content[:200].decode("utf-8", "replace")}
+    )
+    if status in {401, 429} or status >= 500:
+        return UnavailableError(f"The API server answers {status}: {error}")
+    return error
