@@ -138,8 +138,8 @@ class StepContext:
     ) -> "Session":
         """A new session on the target, or on another *database* of the same server.
 
-        On the target the request's identity is required. A session that is not *cancellable* goes on when the
-        process is told to end: for lifting a fence. Raises StepFailed.
+        The request's identity is required: the very database, or for another one its cluster. A session that
+        is not *cancellable* goes on when the process is told to end: for lifting a fence. Raises StepFailed.
         """
         from godwit.engine.session import open_session  # noqa: PLC0415  as above
 
@@ -147,7 +147,7 @@ class StepContext:
             self.target,
             self.request.connection,
             application_name=self.application_name,
-            expected=None if database is not None else self.request.identity,
+            expected=self.request.identity,
             database=database,
             writing=writing,
         )

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from pydantic import ValidationError
+
 from godwit.contract.base import CONTRACT_VERSION, digest
 from godwit.contract.environment import (
     DATABASE_PASSWORD_VAR,
@@ -59,7 +61,7 @@ def understand(raw: Mapping[str, Any]) -> StepRequest:
         return StepRequest.model_validate(raw)
     except ValueError as error:
         # Only places and kinds: the values may be SQL of a check.
-        problems = getattr(error, "errors", list)()
+        problems = error.errors() if isinstance(error, ValidationError) else []
         places = "; ".join(f"{'.'.join(str(p) for p in e['loc'])}: {e['type']}" for e in problems[:5])
         raise fail(
             Reason.CONTRACT_MISMATCH,
@@ -69,7 +71,7 @@ def understand(raw: Mapping[str, Any]) -> StepRequest:
 
 
 def secrets_of(environ: Mapping[str, str]) -> set[str]:
-    """Every text in *environ* that must not show up anywhere: passwords as they are and as URIs write them."""
+    """Every text in *environ* that must show up nowhere: passwords, also as URIs write them."""
     uri = environ.get(DATABASE_URI_VAR, "")
     found = {environ.get(DATABASE_PASSWORD_VAR, ""), environ.get("PGPASSWORD", "")}
     # user:password@ up to the last @ (Prisma's way of reading) and up to the first (libpq's).

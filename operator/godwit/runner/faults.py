@@ -1,7 +1,7 @@
-"""Faults on purpose: the tests of recovery make a step die, hang, lose its outcome or come late at a named point.
+"""Faults on purpose: tests make a step die, hang, lose its outcome or come late at a named point.
 
-Inert unless GODWIT_FAULT is set, and that is refused unless GODWIT_FAULT_INJECTION=1 stands beside it. The form is
-`point:action[:n]`, several joined by commas:
+Inert unless GODWIT_FAULT is set, and that is refused unless GODWIT_FAULT_INJECTION=1 stands beside it. The
+form is `point:action[:n]`, several joined by commas:
 
 - `kill[:n]`: SIGKILL to this process, the nth time that the point is reached (default: the first);
 - `hang[:n]`: never go on, until killed;

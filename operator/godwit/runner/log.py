@@ -1,7 +1,7 @@
 """The step's log: JSON lines on standard output, without secrets.
 
-A line is `{"time", "level", "event", "message", ...facts}`. It is written by hand rather than by structlog, whose import
-alone costs a third of the time that a step has until its first byte from PostgreSQL.
+A line is `{"time", "level", "event", "message", ...facts}`. It is written by hand rather than by structlog,
+whose import alone costs a third of the time that a step has until its first byte from PostgreSQL.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from godwit.engine.redact import redact
 
-# Shorter secrets would black out ordinary text; they are still caught by their place (password=..., user:...@).
+# Shorter ones would black out ordinary text; their place (password=..., user:...@) still gives them away.
 _SHORTEST_SECRET = 4
 
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -17,7 +18,7 @@ from types import FrameType
 import psycopg
 
 from godwit.contract.environment import OUTCOME_FILE, OUTCOME_FILE_VAR
-from godwit.contract.outcome import Failure, StepOutcome, VerbOutcome
+from godwit.contract.outcome import Failure, RestoreOutcome, StepOutcome, VerbOutcome
 from godwit.contract.reasons import Reason
 from godwit.contract.request import StepRequest
 from godwit.engine.context import Cancellation, StepContext
@@ -111,11 +112,19 @@ class _Step:
             finally:
                 self.resumed = ctx.resumed.is_set()
             self.log.info("verb.finished", message=verb.verb, outcome=self.verbs[-1].to_json())
+            ctx = _moved(ctx, self.verbs[-1])
         ctx.point("runner.before_outcome")
 
     def lost(self) -> bool:
         """Whether a test asked for the outcome to be lost."""
         return self.faults is not None and self.faults.lost
+
+
+def _moved(ctx: StepContext, outcome: VerbOutcome) -> StepContext:
+    """The context of the next verb: after a swap the live database is another one than was asked for."""
+    if not isinstance(outcome, RestoreOutcome):
+        return ctx
+    return replace(ctx, request=ctx.request.model_copy(update={"identity": outcome.identity}))
 
 
 def _guarded(run: Callable[[], None], log: JsonLog, cancelled: Cancellation) -> Failure | None:
@@ -125,10 +134,10 @@ def _guarded(run: Callable[[], None], log: JsonLog, cancelled: Cancellation) -> 
     except StepFailed as failed:
         failure = failed.failure
     except psycopg.Error as error:
-        log.error("step.exception", message=type(error).__name__, traceback=_traceback(error))
+        _log_exception(log, error)
         failure = from_postgres(error, default=Reason.INTERNAL_ERROR).failure
     except BaseException as error:  # noqa: BLE001  the outcome is owed in every case
-        log.error("step.exception", message=type(error).__name__, traceback=_traceback(error))
+        _log_exception(log, error)
         failure = Failure(
             reason=Reason.INTERNAL_ERROR,
             message=f"{type(error).__name__} in the step; the traceback is in its log.",
@@ -142,8 +151,8 @@ def _guarded(run: Callable[[], None], log: JsonLog, cancelled: Cancellation) -> 
     return failure
 
 
-def _traceback(error: BaseException) -> list[str]:
-    """The frames and kinds of *error* and its causes. PostgreSQL's DETAIL, which may hold rows, stays out."""
+def _log_exception(log: JsonLog, error: BaseException) -> None:
+    """Log the frames and kinds of *error* and its causes, without PostgreSQL's DETAIL: it may hold rows."""
     lines: list[str] = []
     cause: BaseException | None = error
     while cause is not None:
@@ -151,7 +160,7 @@ def _traceback(error: BaseException) -> list[str]:
         lines += [f"{type(cause).__qualname__}: {text}"]
         lines += [f"  {f.filename}:{f.lineno} {f.name}" for f in traceback.extract_tb(cause.__traceback__)]
         cause = cause.__cause__ or cause.__context__
-    return lines
+    log.error("step.exception", message=type(error).__name__, traceback=lines)
 
 
 @contextlib.contextmanager
@@ -203,7 +212,7 @@ def _write(outcome: StepOutcome, path: Path, log: JsonLog) -> int:
     try:
         path.write_bytes(data)
     except OSError as error:
-        log.error("outcome.lost", message=f"The outcome cannot be written: {error.strerror} ({path}).")
+        log.warning("outcome.lost", message=f"The outcome cannot be written: {error.strerror} ({path}).")
         return 1
     log.info("outcome", outcome=outcome.to_json())
     return 0

@@ -1,4 +1,4 @@
-"""From the contract's verbs to the engine's functions. Each imports only what it needs: a Check has no parser."""
+"""From the contract's verbs to the engine's functions; each imports only what it needs."""
 # ruff: noqa: PLC0415
 
 from godwit.contract.outcome import PlanOutcome, VerbOutcome
