@@ -1,7 +1,8 @@
 """How the engine says why it did not get on: one exception, which carries a Failure of the contract."""
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import psycopg
 
@@ -14,16 +15,25 @@ STATEMENT_LIMIT: Final = 300
 
 
 class StepFailed(Exception):  # noqa: N818  an answer that a step gives, not a defect
-    """A verb did not get on. `failure` says why; `outcome` holds the facts beside it, if there are any."""
+    """A verb did not get on. `failure` says why; `outcome` holds the facts beside it, if there are any.
 
-    def __init__(self, failure: Failure, outcome: VerbOutcome | None = None) -> None:
+    `document` is what people may want to read in the log besides: the whole of a refused plan.
+    """
+
+    def __init__(
+        self,
+        failure: Failure,
+        outcome: VerbOutcome | None = None,
+        document: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(f"{failure.reason}: {failure.message}")
         self.failure = failure
         self.outcome = outcome
+        self.document = document
 
     def beside(self, outcome: VerbOutcome) -> "StepFailed":
         """The same failure with *outcome* as the facts beside it."""
-        return StepFailed(self.failure, outcome)
+        return StepFailed(self.failure, outcome, self.document)
 
 
 def fail(

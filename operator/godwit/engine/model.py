@@ -164,6 +164,8 @@ class PlannedMigration:
     run: ParsedScript
     down: Script | None = None
     """The way back, kept in the journal when the migration is applied."""
+    up_destructive: bool = False
+    """Whether the up script destroyed or rewrote something, or is unknown: no down brings that back."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from godwit.contract.request import Direction, Format
 from godwit.engine.errors import StepFailed, fail
 from godwit.engine.formats import prisma_folder
 from godwit.engine.formats.prisma_folder import DOWN, LOCK, UP
-from godwit.engine.model import Script, Source
+from godwit.engine.model import Source
 
 SIZE_LIMIT: Final = 64 * 1024 * 1024
 """Bytes of all scripts together, unpacked; a step's pod has little memory."""
@@ -46,24 +46,14 @@ def read_source(folder: Path, format: Format) -> Source:  # noqa: A002  the cont
 
 def content_digest(
     format: Format,  # noqa: A002  as above
-    steps: Sequence[tuple[str, Script | None, Script | None]],
-    direction: Direction,
+    steps: Sequence[tuple[str, str, str]],
+    direction: Direction | None,
 ) -> str:
-    """Digest of what a plan takes from the source: format, direction, and (name, up, down) in order.
+    """Digest of what a plan takes from the source: (name, checksum of up, of down or nothing) in order.
 
-    Equal wherever the same files are applied to the same history.
+    Equal wherever the same files meet the same history.
     """
-    return digest(
-        {
-            "format": format,
-            "direction": direction,
-            "migrations": [[name, _sum(up), _sum(down)] for name, up, down in steps],
-        }
-    )
-
-
-def _sum(script: Script | None) -> str:
-    return script.checksum if script else ""
+    return digest({"format": format, "direction": direction, "migrations": [list(step) for step in steps]})
 
 
 class _Reader:

@@ -1,0 +1,135 @@
+"""The source against the history: what is to run, and everything that speaks against it. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from godwit.contract.outcome import Finding, Severity
+from godwit.contract.policy import Environment, Policy
+from godwit.contract.reasons import Reason
+from godwit.contract.request import Direction
+from godwit.engine.formats.prisma_folder import same_script, sort_key
+from godwit.engine.model import History, HistoryRow, Migration, Script, Source
+
+LATEST: Final = "Latest"
+NOTHING: Final = ""
+"""The target of a plan after which nothing is applied; only a plan says it, never a person."""
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What is to run: `ups` in order, or `downs` with the newest application first; never both."""
+
+    ups: tuple[Migration, ...] = ()
+    downs: tuple[HistoryRow, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def direction(self) -> Direction | None:
+        """None when nothing is to run."""
+        if self.downs:
+            return Direction.DOWN
+        return Direction.UP if self.ups else None
+
+
+def error(reason: Reason, message: str, migration: str = "", line: int = 0) -> Finding:
+    """A finding that refuses the plan."""
+    return Finding(severity=Severity.ERROR, reason=reason, message=message, migration=migration, line=line)
+
+
+def warning(reason: Reason, message: str, migration: str = "", line: int = 0) -> Finding:
+    """A finding for people."""
+    return Finding(severity=Severity.WARNING, reason=reason, message=message, migration=migration, line=line)
+
+
+def aim(source: Source, history: History, target: str) -> Aim:
+    """What leads from *history* to *target*: LATEST, a migration's name, or NOTHING.
+
+    Only a target that was named takes anything back. With something to take back, older pending migrations
+    wait for the next plan.
+    """
+    known = {m.name for m in source.migrations}
+    applied = {row.name for row in history.applied}
+    if target not in {LATEST, NOTHING} and target not in known:
+        return Aim(findings=(error(Reason.TARGET_NOT_FOUND, f"The source has no migration named {target}."),))
+    pending = tuple(m for m in source.migrations if m.name not in applied)
+    if target == LATEST:
+        return Aim(ups=pending)
+    limit = sort_key(target)
+    beyond = tuple(row for row in history.applied if target == NOTHING or sort_key(row.name) > limit)
+    if beyond:
+        return Aim(downs=beyond[::-1])
+    return Aim(ups=tuple(m for m in pending if target != NOTHING and sort_key(m.name) <= limit))
+
+
+def compare(source: Source, history: History, chosen: Aim, kept: Mapping[str, Script]) -> list[Finding]:
+    """What the history says against *chosen*; *kept* are the down scripts in the journal."""
+    found = _history_findings(history)
+    by_name = {m.name: m for m in source.migrations}
+    leaving = {row.name for row in chosen.downs}
+    for row in history.applied:
+        migration = by_name.get(row.name)
+        # What the journal kept takes it back, so the source need not know it any more.
+        if row.name in leaving and row.name in kept:
+            if migration and not same_script(row.checksum, migration.up):
+                found.append(
+                    warning(
+                        Reason.EDITED_MIGRATION,
+                        f"{row.name} was edited after it had been applied; the journal's down.sql is used.",
+                        row.name,
+                    )
+                )
+        elif migration is None and row.name not in leaving:
+            found.append(
+                error(
+                    Reason.MISSING_ON_DISK,
+                    f"{row.name} is applied, but the source does not have it.",
+                    row.name,
+                )
+            )
+        elif migration is not None and not same_script(row.checksum, migration.up):
+            found.append(
+                error(
+                    Reason.EDITED_MIGRATION,
+                    f"{row.name} was edited after it had been applied.",
+                    row.name,
+                )
+            )
+    newest = max((sort_key(row.name) for row in history.applied), default=None)
+    found += [
+        warning(Reason.OUT_OF_ORDER, f"{m.name} is pending and older than what is applied.", m.name)
+        for m in chosen.ups
+        if newest is not None and sort_key(m.name) < newest
+    ]
+    return found
+
+
+def _history_findings(history: History) -> list[Finding]:
+    found = [
+        error(
+            Reason.FAILED_EARLIER,
+            f"{row.name} was started at {row.started_at:%Y-%m-%d %H:%M:%S %Z}, failed and was not resolved.",
+            row.name,
+        )
+        for row in history.failed
+    ]
+    if history.unmanaged_tables and not history.exists:
+        found.append(
+            error(Reason.HISTORY_MISSING, f"The schema {history.schema} has tables, but no history table.")
+        )
+    return found
+
+
+def downgrade_finding(chosen: Aim, policy: Policy) -> list[Finding]:
+    """In Production going down needs `allowDowngrade`."""
+    forbidden = policy.environment is Environment.PRODUCTION and not policy.allow_downgrade
+    if not chosen.downs or not forbidden:
+        return []
+    count = len(chosen.downs)
+    return [
+        error(
+            Reason.DOWNGRADE_FORBIDDEN,
+            f"The target is older than what is applied: {chosen.downs[0].name} would be taken back"
+            f"{f', and {count - 1} more' if count > 1 else ''}.",
+        )
+    ]

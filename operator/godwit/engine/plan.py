@@ -1,0 +1,204 @@
+"""The plan: what is to run, and everything found on the way. `make_plan` is pure; the rest reads for it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import psycopg
+
+from godwit.contract.base import digest
+from godwit.contract.identity import DatabaseIdentity
+from godwit.contract.outcome import Failure, Finding, Findings, PlanOutcome, RungState, Severity
+from godwit.contract.policy import Environment, Policy
+from godwit.contract.reasons import Reason
+from godwit.contract.request import Direction, PlanInput
+from godwit.engine import journal, ownership
+from godwit.engine.compare import LATEST, NOTHING, aim, compare, downgrade_finding, warning
+from godwit.engine.errors import StepFailed, from_postgres
+from godwit.engine.formats.prisma import read_history
+from godwit.engine.formats.prisma_folder import sort_key
+from godwit.engine.model import History, Mode, Plan, Script, Source, state_digest
+from godwit.engine.redact import redact
+from godwit.engine.rungs import rungs
+from godwit.engine.session import Session
+from godwit.engine.source import content_digest
+from godwit.engine.steps import down_steps, up_steps
+
+_FIRST_FINDINGS: Final = 8
+_FIRST_NAMES: Final = 20
+_ORDER: Final = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
+
+# An index that a partitioned table waits for (ON ONLY) is not valid on purpose.
+_INVALID_INDEXES: Final = """
+SELECT c.relname FROM pg_index i
+  JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE NOT i.indisvalid AND c.relkind = 'i' AND n.nspname = %s ORDER BY c.relname LIMIT 20"""
+
+
+def make_plan(
+    source: Source,
+    history: History,
+    kept_downs: Mapping[str, Script],
+    *,
+    identity: DatabaseIdentity,
+    policy: Policy,
+    target: str = LATEST,
+    journal_head: int = 0,
+    restore: RungState | None = None,
+    invalid_indexes: Sequence[str] = (),
+) -> Plan:
+    """What leads from *history* to *target* in *source*, in the database *identity*.
+
+    *target*: Latest, a migration's name, or nothing (as a plan's own `target` says it). *kept_downs*: down
+    scripts as they were applied; they win over the source's. Same input, same digests: the journal's head and
+    the last two arguments do not count. `Plan.refusal` says whether anything may run.
+    """
+    chosen = aim(source, history, target)
+    findings = [
+        *chosen.findings,
+        *compare(source, history, chosen, kept_downs),
+        *downgrade_finding(chosen, policy),
+        *(warning(Reason.INVALID_INDEX, f"The index {name} is INVALID.") for name in invalid_indexes),
+    ]
+    if chosen.downs:
+        steps = down_steps(source, chosen, kept_downs, policy.environment, findings)
+        used = {step.name: step.run.script.checksum for step in steps}
+        content = [(row.name, row.checksum, used.get(row.name, "")) for row in chosen.downs]
+    else:
+        steps = up_steps(chosen, policy.environment, findings)
+        content = [(m.name, m.up.checksum, m.down.checksum if m.down else "") for m in chosen.ups]
+    leaving = {row.name for row in chosen.downs}
+    expected = {row.name: row.checksum for row in history.applied if row.name not in leaving}
+    expected |= {m.name: m.up.checksum for m in chosen.ups}
+    findings.sort(key=lambda f: _ORDER[f.severity])
+    taken = content_digest(source.format, content, chosen.direction)
+    to_state = state_digest(expected)
+    outcome = PlanOutcome(
+        direction=chosen.direction,
+        content=taken,
+        plan=digest(
+            {
+                "content": taken,
+                "from": history.state,
+                "to": to_state,
+                "database": identity.key,
+                "policy": policy.to_json(),
+            }
+        ),
+        from_state=history.state,
+        to_state=to_state,
+        current=_newest(row.name for row in history.applied),
+        target=_newest(expected),
+        applied=len(history.applied),
+        pending=len(content),
+        pending_names=tuple(name for name, _, _ in content[:_FIRST_NAMES]),
+        statements=sum(len(step.run.statements) for step in steps),
+        journal_head=journal_head,
+        transactional=all(step.run.mode is Mode.WHOLE for step in steps),
+        destructive=any(step.run.destructive for step in steps),
+        rungs=rungs(steps, chosen.direction, policy, restore) if steps else (),
+        findings=_summary(findings),
+    )
+    return Plan(outcome, tuple(steps), tuple(findings), chosen.direction, expected)
+
+
+def _newest(names: Any) -> str:
+    return max(names, key=sort_key, default=NOTHING)
+
+
+def _summary(findings: Sequence[Finding]) -> Findings:
+    count = {severity: sum(f.severity is severity for f in findings) for severity in Severity}
+    return Findings(
+        errors=count[Severity.ERROR],
+        warnings=count[Severity.WARNING],
+        infos=count[Severity.INFO],
+        first=tuple(findings[:_FIRST_FINDINGS]),
+    )
+
+
+def effective_policy(session: Session, policy: Policy) -> Policy:
+    """*policy* with the stricter of its environment and the one stamped into the database (invariant 14)."""
+    environment = Environment.stricter(policy.environment, ownership.stamp(session))
+    return policy.model_copy(update={"environment": environment})
+
+
+def plan_of(
+    session: Session,
+    source: Source,
+    *,
+    policy: Policy,
+    target: str,
+    history: History | None = None,
+) -> Plan:
+    """The plan for the session's database as it stands, or as *history* says. Writes nothing.
+
+    Raises psycopg.Error, and StepFailed where the journal may not be read.
+    """
+    invalid = session.execute(_INVALID_INDEXES, [session.schema]).fetchall()
+    return make_plan(
+        source,
+        history or read_history(session),
+        journal.kept_downs(session),
+        identity=session.identity,
+        policy=effective_policy(session, policy),
+        target=target,
+        journal_head=journal.head(session),
+        invalid_indexes=[name for (name,) in invalid],
+    )
+
+
+def plan_verb(session: Session, source: Source, verb: PlanInput) -> tuple[PlanOutcome, dict[str, Any]]:
+    """The plan and the whole of it as a document for people: SQL, statements, all findings.
+
+    Raises StepFailed with both beside it when the plan is refused: the failure is its first error.
+    """
+    try:
+        plan = plan_of(session, source, policy=verb.policy, target=verb.target or LATEST)
+    except psycopg.Error as exc:
+        raise from_postgres(exc, default=Reason.PERMISSION_DENIED, standing="Nothing was changed.") from None
+    document = _document(plan)
+    refusal = plan.refusal
+    if refusal is None:
+        return plan.outcome, document
+    more = plan.outcome.findings.errors - 1
+    failure = Failure(
+        reason=refusal.reason,
+        message=refusal.message + (f" And {more} more." if more else ""),
+        standing=f"Nothing was changed; the newest migration is {plan.outcome.current or 'none'}.",
+        migration=refusal.migration,
+        line=refusal.line,
+    )
+    raise StepFailed(failure, plan.outcome, document)
+
+
+def _document(plan: Plan) -> dict[str, Any]:
+    outcome = plan.outcome
+    return {
+        "plan": outcome.plan,
+        "content": outcome.content,
+        "direction": plan.direction.value if plan.direction else None,
+        "current": outcome.current,
+        "target": outcome.target,
+        "findings": [f.to_json() for f in plan.findings],
+        "rungs": [r.to_json() for r in outcome.rungs],
+        "migrations": [
+            {
+                "name": step.name,
+                "file": step.run.script.path,
+                "checksum": step.run.script.checksum,
+                "mode": step.run.mode.value,
+                "destructive": step.run.destructive,
+                "down": step.down is not None or plan.direction is Direction.DOWN,
+                "statements": [
+                    {
+                        "line": s.line,
+                        "sql": redact(s.text),
+                        "transactional": s.transactional,
+                        "destructive": s.destructive,
+                        "locks": list(s.locks),
+                    }
+                    for s in step.run.statements
+                ],
+            }
+            for step in plan.steps
+        ],
+    }

@@ -1,0 +1,64 @@
+"""Which ways back a plan has (invariant 10): none is promised that is not listed here. Pure."""
+
+from collections.abc import Sequence
+
+from godwit.contract.outcome import Rung, RungState
+from godwit.contract.policy import Policy
+from godwit.contract.request import Direction
+from godwit.engine.model import Mode, PlannedMigration
+
+
+def rungs(
+    steps: Sequence[PlannedMigration],
+    direction: Direction | None,
+    policy: Policy,
+    restore: RungState | None = None,
+) -> tuple[RungState, ...]:
+    """The four ways back for *steps*, in the order of the ladder, each with the reason where it is closed.
+
+    *restore* is what Check found about a restore; without it that way is open where the policy asks for a
+    backup and consents to lose what is written meanwhile.
+    """
+    return (_transaction(steps), _undo(steps), _down(steps, direction, policy), restore or _restore(policy))
+
+
+def _transaction(steps: Sequence[PlannedMigration]) -> RungState:
+    outside = [s.name for s in steps if s.run.mode is not Mode.WHOLE]
+    why = f"{outside[0]} runs outside a transaction" if outside else ""
+    return RungState(rung=Rung.TRANSACTION, possible=len(outside) < len(steps), why=why)
+
+
+def _undo(steps: Sequence[PlannedMigration]) -> RungState:
+    outside = [s for s in steps if s.run.mode is not Mode.WHOLE]
+    if not outside:
+        return RungState(rung=Rung.UNDO, possible=False, why="nothing runs outside a transaction")
+    blind = [
+        step.name
+        for step in outside
+        if step.run.mode is Mode.ALONE
+        or not all(s.transactional or s.concurrent_index or s.tag == "IndexStmt" for s in step.run.statements)
+    ]
+    why = f"what {blind[0]} leaves half done cannot be told from the catalog" if blind else ""
+    return RungState(rung=Rung.UNDO, possible=len(blind) < len(outside), why=why)
+
+
+def _down(steps: Sequence[PlannedMigration], direction: Direction | None, policy: Policy) -> RungState:
+    if direction is Direction.DOWN:
+        return RungState(rung=Rung.DOWN, possible=False, why="this plan goes down itself")
+    without = next((s.name for s in steps if s.down is None), "")
+    if without:
+        return RungState(rung=Rung.DOWN, possible=False, why=f"{without} has no usable down.sql")
+    lossy = next((s.name for s in steps if s.up_destructive), "")
+    if lossy and not policy.allow_data_loss:
+        why = f"{lossy} can destroy data that its down.sql cannot bring back"
+        return RungState(rung=Rung.DOWN, possible=False, why=why)
+    return RungState(rung=Rung.DOWN, possible=True)
+
+
+def _restore(policy: Policy) -> RungState:
+    why = ""
+    if not policy.backup_required:
+        why = "the policy asks for no backup"
+    elif not policy.allow_data_loss:
+        why = "nobody consented to lose what is written after the backup"
+    return RungState(rung=Rung.RESTORE, possible=not why, why=why)
