@@ -106,6 +106,8 @@ class _Step:
             try:
                 self.verbs.append(run_verb(ctx, verb))
             except StepFailed as failed:
+                if failed.document is not None:
+                    self.log.info("document", message="the refused plan", document=dict(failed.document))
                 if failed.outcome is not None:
                     self.verbs.append(failed.outcome)
                 raise
