@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 import structlog
+from kubernetes.aio.client.api_client import ApiClient
 
 from godwit.api.common import API_VERSION, FINALIZER
 from godwit.cluster.jobs import CONTAINER, STEP_LABELS, STEP_SELECTOR, build_job
@@ -51,6 +52,11 @@ class KubernetesCluster:
         Never by a person's current context unless its file is named. Raises UnavailableError.
         """
         return KubernetesCluster(await Rest.connect(kubeconfig))
+
+    @property
+    def api_client(self) -> ApiClient:
+        """The logged-in client, for what the library does by itself (leader election)."""
+        return self._rest.client
 
     async def close(self) -> None:
         """Close the connections."""

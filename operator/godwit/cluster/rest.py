@@ -83,6 +83,11 @@ class Rest:
         client.user_agent = "godwit"
         return Rest(client)
 
+    @property
+    def client(self) -> ApiClient:
+        """The logged-in client, for what the library does by itself (leader election)."""
+        return self._client
+
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()

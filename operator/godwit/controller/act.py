@@ -1,0 +1,111 @@
+"""Carries out effects. Each is idempotent: after a crash the same decision comes again."""
+
+import base64
+import gzip
+from typing import Any, assert_never
+
+from godwit.api.common import SPEC_HASH, Resource
+from godwit.cluster.port import OPERATION_MANAGER, Cluster, Manifest, RefusedError
+from godwit.contract.outcome import Failure
+from godwit.contract.reasons import Reason
+from godwit.controller.slots import Slots
+from godwit.planner.decision import (
+    Create,
+    Delete,
+    DeleteStep,
+    Effect,
+    Emit,
+    Hold,
+    SaveDocument,
+    SetFinalizer,
+    StartStep,
+)
+from godwit.planner.source import generated_metadata
+
+PLAIN_LIMIT = 900_000
+"""Bytes of a document up to which its ConfigMap holds plain text; the API server's limit is 1 MiB."""
+
+
+class NotDoneError(Exception):
+    """An effect could not be carried out; `failure` says why, fit for a status."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class Actor:
+    """Carries out effects on a cluster."""
+
+    def __init__(self, cluster: Cluster, slots: Slots) -> None:
+        self._cluster = cluster
+        self._slots = slots
+
+    async def act(self, about: Resource, effect: Effect) -> None:
+        """Carry out one effect of a decision about an object.
+
+        Raises NotDoneError where a name is taken or the API server refuses; the port's errors otherwise.
+        """
+        cluster = self._cluster
+        match effect:
+            case StartStep(spec):
+                self._slots.enter(spec.namespace, spec.job)
+                await cluster.start_step(spec)
+            case DeleteStep(namespace, job):
+                await cluster.delete_step(namespace, job)
+                self._slots.leave(namespace, job)
+            case Create(manifest):
+                await self._create(manifest)
+            case Delete(kind, namespace, name, uid):
+                await cluster.delete(kind, namespace, name, uid)
+            case SetFinalizer(kind, namespace, name, uid, present):
+                await cluster.set_finalizer(kind, namespace, name, uid, present=present)
+            case Hold():
+                await self._hold(effect)
+            case SaveDocument(namespace, job, name):
+                await self._save_document(about, namespace, job, name)
+            case Emit(kind, reason, message):
+                await cluster.event(about.ref, kind, reason, message)
+            case _:
+                assert_never(effect)
+
+    async def _create(self, manifest: Manifest) -> None:
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        try:
+            found = await self._cluster.create(manifest)
+        except RefusedError as error:
+            text = f"The API server refused {kind} {name}: {error}"
+            raise NotDoneError(Failure(reason=Reason.POD_REFUSED, message=text)) from error
+        if not _ours(found, manifest):
+            text = f"{kind} {name} exists and is not Godwit's."
+            raise NotDoneError(Failure(reason=Reason.NAME_TAKEN, message=text))
+
+    async def _hold(self, hold: Hold) -> None:
+        observed = await self._cluster.get("PostgresDatabase", hold.namespace, hold.database)
+        if observed is None:
+            return
+        observed["metadata"]["resourceVersion"] = hold.resource_version
+        status = {} if hold.operation is None else {"activeOperation": hold.operation.to_json()}
+        await self._cluster.apply_status(observed, status, OPERATION_MANAGER)
+
+    async def _save_document(self, about: Resource, namespace: str, job: str, name: str) -> None:
+        text = await self._cluster.read_document(namespace, job)
+        if text is None:
+            return
+        content: dict[str, Any] = {"data": {"plan.json": text}}
+        if len(text.encode()) > PLAIN_LIMIT:
+            packed = gzip.compress(text.encode(), mtime=0)
+            if len(packed) > PLAIN_LIMIT * 3 // 4:
+                return  # larger than an object may be; the step's source has the same SQL
+            content = {"binaryData": {"plan.json.gz": base64.b64encode(packed).decode()}}
+        metadata = generated_metadata(about, name, name)
+        await self._cluster.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, **content})
+
+
+def _ours(found: Manifest, wanted: Manifest) -> bool:
+    """Whether what exists is what we wanted to create: the same spec hash and, if any, the same owner."""
+    have, want = found["metadata"], wanted["metadata"]
+    owners = {ref["uid"] for ref in have.get("ownerReferences", ())}
+    wanted_owners = {ref["uid"] for ref in want.get("ownerReferences", ())}
+    same_hash = have.get("annotations", {}).get(SPEC_HASH) == want["annotations"][SPEC_HASH]
+    return same_hash and wanted_owners <= owners and not have.get("deletionTimestamp")

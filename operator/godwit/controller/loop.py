@@ -1,0 +1,216 @@
+"""The one walk: observe, decide, report, act, and again."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from godwit.api.common import Resource, Status
+from godwit.api.kinds import KINDS, parse
+from godwit.cluster.port import (
+    STATUS_MANAGER,
+    Cluster,
+    ConflictError,
+    GoneError,
+    Manifest,
+    RefusedError,
+    UnavailableError,
+)
+from godwit.contract.outcome import Failure
+from godwit.controller.act import Actor, NotDoneError
+from godwit.controller.metrics import Metrics
+from godwit.controller.observe import Observer, Seen
+from godwit.controller.queue import Key, WorkQueue
+from godwit.controller.references import References
+from godwit.controller.slots import NoSlotError, Slots
+from godwit.planner import backup, database, migration, restore, run
+from godwit.planner.conditions import Verdict, conditions
+from godwit.planner.decision import Decision
+from godwit.planner.step import backoff
+
+log = structlog.get_logger("godwit.controller")
+
+
+def utc_now() -> datetime:
+    """The time, in UTC, to the second: statuses hold seconds, as metav1.Time does."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def decide(seen: Seen, now: datetime) -> Decision:
+    """The decision of the kind that was observed."""
+    match seen:
+        case database.DatabaseSeen():
+            return database.decide(seen, now)
+        case migration.MigrationSeen():
+            return migration.decide(seen, now)
+        case run.RunSeen():
+            return run.decide(seen, now)
+        case backup.BackupSeen():
+            return backup.decide(seen, now)
+        case restore.RestoreSeen():
+            return restore.decide(seen, now)
+
+
+class Controller:
+    """Serves keys from the queue. Handlers of events only call `changed`, `gone` and `step_changed`."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        image: str,
+        max_concurrent_steps: int = 10,
+        workers: int = 16,
+        now: Callable[[], datetime] = utc_now,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.queue = WorkQueue(monotonic)
+        self.slots = Slots(max_concurrent_steps)
+        self.metrics = Metrics(self.queue, self.slots)
+        self._cluster = cluster
+        self._observer = Observer(cluster, image)
+        self._actor = Actor(cluster, self.slots)
+        self._references = References()
+        self._workers = workers
+        self._now = now
+        self._failures: dict[Key, int] = {}
+        self._serving: set[asyncio.Task[None]] = set()
+
+    def changed(self, manifest: Manifest) -> None:
+        """An object of ours, or a ConfigMap, is new or different."""
+        meta = manifest["metadata"]
+        key = Key(manifest["kind"], meta["namespace"], meta["name"])
+        if key.kind in KINDS:
+            self._references.note(manifest)
+            self._wake(key)
+        for concerned in self._references.concerned(key):
+            self._wake(concerned)
+
+    def gone(self, kind: str, namespace: str, name: str) -> None:
+        """An object of ours, or a ConfigMap, was deleted."""
+        key = Key(kind, namespace, name)
+        for concerned in self._references.concerned(key):
+            self._wake(concerned)
+        self._references.forget(key)
+        self.queue.forget(key)
+        self._failures.pop(key, None)
+
+    def step_changed(self, kind: str, namespace: str, name: str) -> None:
+        """A Job, pod or process of the step of that object changed."""
+        self._wake(Key(kind, namespace, name))
+
+    def _wake(self, key: Key) -> None:
+        self.queue.add(key, self._references.group(key))
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until *stop* is set; then let what is being served end."""
+        while not stop.is_set():
+            key = self.queue.take() if len(self._serving) < self._workers else None
+            if key is None:
+                await self.queue.wait()
+                continue
+            task = asyncio.create_task(self._serve(key), name=f"serve {key}")
+            self._serving.add(task)
+            task.add_done_callback(self._serving.discard)
+        await self.idle()
+
+    async def idle(self, longest: float | None = None) -> None:
+        """Wait until no pass is under way; at most *longest* seconds."""
+        if self._serving:
+            await asyncio.wait(set(self._serving), timeout=longest)
+
+    async def _serve(self, key: Key) -> None:
+        """One pass, and when the next one is due. Nothing that a pass raises ends the loop."""
+        started = time.monotonic()
+        after: float | None = None
+        result = "ok"
+        try:
+            after = await self.reconcile(key)
+            self._failures.pop(key, None)
+        except ConflictError:
+            after, result = 0.0, "conflict"
+        except NoSlotError:
+            after, result = 0.5, "no slot"
+        except (GoneError, UnavailableError, RefusedError, OSError) as error:
+            after, result = self._backoff(key), type(error).__name__
+            log.warning("pass not finished", key=str(key), error=str(error), again_in=round(after, 1))
+        except Exception as error:  # a bug must not end the loop for every other object
+            after, result = self._backoff(key), "error"
+            log.exception("pass failed", key=str(key), error=type(error).__name__, again_in=round(after, 1))
+        finally:
+            self.metrics.passed(key.kind, result, time.monotonic() - started)
+            self.queue.done(key, after=after)
+
+    def _backoff(self, key: Key) -> float:
+        self._failures[key] = self._failures.get(key, 0) + 1
+        return backoff(self._failures[key], str(key), first=0.5, most=60.0)
+
+    async def reconcile(self, key: Key) -> float | None:
+        """Observe, decide, report, act. Returns seconds until the object must be looked at again."""
+        manifest = await self._cluster.get(key.kind, key.namespace, key.name)
+        if manifest is None:
+            self.queue.forget(key)
+            return None
+        seen = await self._observer.observe(manifest)
+        self._learn(seen)
+        decision = decide(seen, self._now())
+        manifest = await self._report(manifest, decision.status)
+        about = parse(manifest)
+        for effect in decision.effects:
+            try:
+                await self._actor.act(about, effect)
+            except NotDoneError as error:
+                await self._report_failure(manifest, decision.status, error.failure)
+                return self._backoff(key)
+        return decision.again_in
+
+    async def _report(self, manifest: Manifest, status: Status) -> Manifest:
+        """Write the whole status, if it differs from the observed one."""
+        wanted, have = _own(status.to_json()), _own(_status(parse(manifest)))
+        if wanted == have:
+            return manifest
+        written = await self._cluster.apply_status(manifest, wanted, STATUS_MANAGER)
+        self.metrics.reported(parse(manifest), parse(written))
+        return written
+
+    async def _report_failure(self, manifest: Manifest, status: Status, failure: Failure) -> None:
+        verdict = Verdict.of(failure)
+        resource = parse(manifest)
+        told = conditions(status, verdict, resource.metadata.generation, self._now())
+        await self._report(manifest, status.model_copy(update={"conditions": told}))
+        await self._cluster.event(resource.ref, "Warning", verdict.reason, verdict.message)
+
+    def _learn(self, seen: Seen) -> None:
+        """Steps that are there take a slot, also those that were started before this process."""
+        resource, steps = _steps_of(seen)
+        for record in resource.status.steps:
+            found = steps.get(record.name)
+            if found is not None:
+                active = found.state in {"NoPod", "Pending", "Running"} and not found.foreign
+                self.slots.learn(resource.metadata.namespace, record.job, active=active)
+
+
+def _steps_of(seen: Seen) -> tuple[Resource, dict[str, Any]]:
+    match seen:
+        case database.DatabaseSeen():
+            return seen.database, {"check": seen.check}
+        case migration.MigrationSeen():
+            return seen.migration, {"plan": seen.plan}
+        case run.RunSeen():
+            return seen.run, seen.steps
+        case backup.BackupSeen():
+            return seen.backup, seen.steps
+        case restore.RestoreSeen():
+            return seen.restore, seen.steps
+
+
+def _status(resource: Resource) -> dict[str, Any]:
+    return resource.status.to_json()
+
+
+def _own(status: dict[str, Any]) -> dict[str, Any]:
+    """The part of a status that this field manager owns: all but who holds the database."""
+    return {key: value for key, value in status.items() if key != "activeOperation"}

@@ -1,0 +1,112 @@
+"""The operator's process: log in, take the Lease, watch, serve; end when the Lease is lost."""
+
+import asyncio
+import logging
+import signal
+import sys
+from dataclasses import dataclass
+
+import structlog
+
+from godwit.cluster.kubernetes import KubernetesCluster
+from godwit.cluster.lease import lead
+from godwit.controller import handlers
+from godwit.controller.health import probes
+from godwit.controller.loop import Controller
+
+log = structlog.get_logger("godwit.operator")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an operator runs. `namespaces` empty: the whole cluster."""
+
+    step_image: str
+    namespaces: tuple[str, ...]
+    lease_namespace: str
+    lease_name: str = "godwit"
+    kubeconfig: str | None = None
+    max_concurrent_steps: int = 10
+    probe_host: str = "0.0.0.0"  # noqa: S104  the kubelet asks from outside the pod
+    probe_port: int = 8080
+
+
+async def run(options: Options) -> int:
+    """Run until told to stop (0), or until the Lease or the watches are lost (1)."""
+    configure_logging()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    cluster = await KubernetesCluster.connect(options.kubeconfig)
+    try:
+        return await _serve(cluster, options, stop)
+    finally:
+        await cluster.close()
+
+
+async def _serve(cluster: KubernetesCluster, options: Options, stop: asyncio.Event) -> int:
+    controller = Controller(
+        cluster, image=options.step_image, max_concurrent_steps=options.max_concurrent_steps
+    )
+    ready = asyncio.Event()
+    failed: list[str] = []
+
+    async def work() -> None:
+        log.info("lease taken", lease=options.lease_name, namespace=options.lease_namespace)
+        watching = handlers.watch(
+            controller, kubeconfig=options.kubeconfig, namespaces=options.namespaces, stop=stop, ready=ready
+        )
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(controller.run(stop))
+                await watching
+                if not stop.is_set():
+                    failed.append("kopf stopped watching")
+                stop.set()
+                controller.queue.poke()
+        except* Exception as errors:  # noqa: BLE001  whatever it was, the process ends and says it
+            failed.extend(str(error) for error in errors.exceptions)
+        finally:
+            stop.set()
+
+    async with probes(controller, ready, options.probe_host, options.probe_port):
+        leading = asyncio.create_task(lead(cluster, options.lease_namespace, options.lease_name, work))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({leading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not stop.is_set():
+            failed.append("the lease was lost")
+        stop.set()
+        controller.queue.poke()
+        await asyncio.sleep(0)
+        await controller.idle(longest=10.0)
+        leading.cancel()
+    for why in failed:
+        log.error("ended early", why=why)
+    return 1 if failed else 0
+
+
+def configure_logging() -> None:
+    """JSON lines on standard output, kopf's and the libraries' through the same door."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+    )
+    logging.basicConfig(level=logging.WARNING, stream=sys.stdout, format="%(message)s")
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name],
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+    )
+    logging.getLogger().handlers[0].setFormatter(formatter)
