@@ -14,6 +14,7 @@ _KEYWORD = re.compile(
 )
 # A password may hold an @ that was not escaped, so it reaches to the last one before a space or a quote.
 _URI = re.compile(r"(?P<key>\b[a-z][a-z0-9+.-]*://[^\s:/@'\"]*:)(?P<value>[^\s'\"]+)(?=@)", re.IGNORECASE)
+_QUOTES = re.compile(r"^(?:[eE]?'|\$\w*\$)|(?:'|\$\w*\$)$")
 _PATTERNS = ((_SQL, f"'{MASK}'"), (_KEYWORD, MASK), (_URI, MASK))
 
 
@@ -32,4 +33,4 @@ def redact(text: str, *secrets: str) -> str:
 def secrets_in(text: str) -> tuple[str, ...]:
     """The passwords that `redact` would take out of *text*, without their quotes."""
     values = (found["value"] for pattern, _ in _PATTERNS for found in pattern.finditer(text))
-    return tuple(sorted({value.lstrip("eE").strip("'$") or value for value in values}))
+    return tuple(sorted({_QUOTES.sub("", value) for value in values}))
