@@ -52,7 +52,8 @@ SELECT %(id)s, %(checksum)s, %(name)s,
        GREATEST(%(now)s, (SELECT max(started_at) + interval '1 millisecond' FROM {table}))"""
 
 _FINISH: Final = """
-UPDATE {table} SET applied_steps_count = applied_steps_count + 1, finished_at = GREATEST(%(now)s, started_at)
+UPDATE {table} SET applied_steps_count = applied_steps_count + 1, logs = NULL,
+       finished_at = GREATEST(%(now)s, started_at)
  WHERE id = %(id)s"""
 
 
@@ -113,6 +114,14 @@ def record_failed(session: Session, row_id: str, logs: str) -> None:
     """
     session.execute(
         _on(session, "UPDATE {table} SET logs = %(logs)s WHERE id = %(id)s"), {"id": row_id, "logs": logs}
+    )
+
+
+def record_rolled_back(session: Session, row_id: str) -> None:
+    """Mark an unfinished row as rolled back, as `prisma migrate resolve --rolled-back` does: free to be tried."""
+    session.execute(
+        _on(session, "UPDATE {table} SET rolled_back_at = GREATEST(%(now)s, started_at) WHERE id = %(id)s"),
+        {"id": row_id, "now": _now()},
     )
 
 

@@ -1,0 +1,260 @@
+"""Applying a plan upwards: each migration with its history row and its journal row, or nothing of it."""
+
+import contextlib
+from collections.abc import Sequence
+
+import psycopg
+
+from godwit.contract.outcome import ApplyOutcome, Rung, RungState
+from godwit.contract.policy import CheckWhen
+from godwit.contract.reasons import Reason
+from godwit.contract.request import ApplyInput
+from godwit.engine import journal, ownership
+from godwit.engine.context import StepContext
+from godwit.engine.errors import StepFailed, from_postgres
+from godwit.engine.execute import Piece, Run, start_run, transactional
+from godwit.engine.formats import prisma
+from godwit.engine.journal import Event
+from godwit.engine.lock import check_fence, migration_lock
+from godwit.engine.model import Mode, PlannedMigration
+from godwit.engine.operation import Own, facts, planned_again
+from godwit.engine.session import Session
+from godwit.engine.source import read_source
+from godwit.engine.statementwise import Left, Progress, may_commit, progress_of, run_statements
+from godwit.engine.verify import before_commit_checks
+
+_UNCERTAIN = "What was committed before stands; the journal in the database tells."
+
+
+def apply_verb(ctx: StepContext, verb: ApplyInput) -> ApplyOutcome:
+    """Apply what the plan says and this operation has not applied yet, in order, stopping at a failure.
+
+    Under the migration lock: an outcome recorded before is returned, the fence is checked, the plan is made
+    again and must come out the same. Raises StepFailed, with an ApplyOutcome beside it from the moment on
+    when something may have been written.
+    """
+    source = read_source(ctx.source_dir, ctx.request.format)
+    with ctx.session(writing=True) as session, migration_lock(ctx, session):
+        done = journal.find_done(session, ctx.request, verb.verb)
+        if done is not None:
+            ctx.resumed.set()
+            head = journal.head(session)
+            return ApplyOutcome.model_validate(done).model_copy(update={"journal_head": head})
+        check_fence(ctx, session)
+        ownership.claim(session, ctx.request)
+        applying = _Applying(ctx, session, verb)
+        try:
+            plan = planned_again(session, source, verb.plan, policy=verb.policy, own=applying.own)
+            applying.steps = plan.steps
+            applying.all()
+            outcome = applying.outcome()
+            with session.conn.transaction():
+                journal.ensure(session)
+                ownership.write_stamp(session, ctx.request.environment)
+                head = journal.record_done(session, ctx.request, verb.verb, outcome)
+                ownership.claim(session, ctx.request)
+            ctx.point("apply.after_record")
+            return outcome.model_copy(update={"journal_head": head})
+        except StepFailed as exc:
+            outcome = applying.outcome(exc)
+            if exc.failure.terminal:
+                ownership.release(session, ctx.request.operation)
+            raise exc.beside(outcome) from exc.__cause__
+        except psycopg.Error as exc:
+            lost = from_postgres(exc, default=Reason.INTERNAL_ERROR, standing=_UNCERTAIN)
+            raise lost.beside(applying.outcome(lost)) from exc
+
+
+class _Applying:
+    """One Apply: what is to do, what this operation did in this or an earlier attempt, what failed."""
+
+    def __init__(self, ctx: StepContext, session: Session, verb: ApplyInput) -> None:
+        self.ctx = ctx
+        self.session = session
+        self.verb = verb
+        self.own = Own.read(session, ctx.request.operation)
+        self.steps: Sequence[PlannedMigration] = ()
+        self.failing: PlannedMigration | None = None
+        self.left: Left | None = None
+
+    def all(self) -> None:
+        """Apply the remaining migrations. Raises StepFailed at the first that does not get through."""
+        todo = [s for s in self.steps if s.name not in self.own.applied]
+        with start_run(self.ctx, self.session, self.verb.policy, self.verb.verb) as run:
+            for step in todo:
+                self.failing = step
+                self.ctx.cancelled.check(standing="Between two migrations; what was committed stands.")
+                run.point("before_migration")
+                self.ctx.progress("migration.started", message=f"applying {step.name}", migration=step.name)
+                self._one(run, step)
+                self.ctx.progress("migration.applied", message=f"applied {step.name}", migration=step.name)
+                run.point("after_migration")
+        self.failing = None
+
+    def _one(self, run: Run, step: PlannedMigration) -> None:
+        if self._in_transaction(step):
+            piece = Piece.whole(step.name, step.run)
+            transactional(run, piece, before=self._prepare, finish=lambda txid: self._finish(run, step, txid))
+            return
+        progress = progress_of(self.own.entries, step, self.verb.verb)
+        if progress.started is None:
+            progress = self._start(run, step)
+        run_statements(run, step, progress, settle=lambda left: self._settle(run, step, progress, left))
+        run.point("before_commit")
+        with self.session.conn.transaction():
+            prisma.lock_history(self.session)
+            prisma.record_finished(self.session, progress.row_id)
+            self._applied(step, progress.row_id)
+        run.point("after_commit")
+
+    def _in_transaction(self, step: PlannedMigration) -> bool:
+        if step.run.mode is Mode.ALONE:
+            return not may_commit(self.session, step)
+        return step.run.mode is Mode.WHOLE
+
+    def _prepare(self) -> None:
+        """First in the transaction: what it is recorded in; a failure leaves nothing of that either."""
+        prisma.ensure_table(self.session)
+        prisma.lock_history(self.session)
+        journal.ensure(self.session)
+        ownership.write_stamp(self.session, self.ctx.request.environment)
+
+    def _finish(self, run: Run, step: PlannedMigration, _: int) -> None:
+        """Last of all in the transaction: checks where this is the last migration, then its rows."""
+        if step is self.steps[-1]:
+            checks = [c for c in self.verb.policy.checks if c.when is CheckWhen.BEFORE_COMMIT]
+            try:
+                before_commit_checks(self.session, checks)
+            except StepFailed as failed:
+                details = {"migration": step.name, "file": step.run.script.path}
+                raise StepFailed(failed.failure.model_copy(update=details)) from None
+        run.point("before_history")
+        row_id = prisma.record_applied_in_transaction(self.session, step)
+        self._applied(step, row_id)
+
+    def _applied(self, step: PlannedMigration, row_id: str) -> None:
+        journal.append(
+            self.session,
+            self.ctx.request,
+            Event.APPLIED,
+            verb=self.verb.verb,
+            migration=step.name,
+            checksum=step.checksum,
+            down=step.down,
+            detail={"row": row_id, "destructive": step.run.destructive},
+        )
+
+    def _start(self, run: Run, step: PlannedMigration) -> Progress:
+        """Prisma's row of a migration that starts, and ours, before anything of it runs."""
+        run.point("before_start")
+        with self.session.conn.transaction():
+            self._prepare()
+            row_id = prisma.record_started(self.session, step)
+            journal.append(
+                self.session,
+                self.ctx.request,
+                Event.STARTED,
+                verb=self.verb.verb,
+                migration=step.name,
+                checksum=step.checksum,
+                detail={"row": row_id},
+            )
+        run.point("after_start")
+        entries = journal.entries_of(self.session, self.ctx.request.operation)
+        return progress_of(entries, step, self.verb.verb)
+
+    def _settle(self, run: Run, step: PlannedMigration, progress: Progress, left: Left) -> StepFailed:
+        """Record a file that failed for good; one of which nothing is left counts as rolled back."""
+        self.left = left
+        run.point("before_failed_row")
+        with self.session.conn.transaction():
+            prisma.record_failed(self.session, progress.row_id, _logs(left.failed))
+            if left.clean:
+                prisma.record_rolled_back(self.session, progress.row_id)
+                journal.append(
+                    self.session,
+                    self.ctx.request,
+                    Event.ABANDONED,
+                    verb=self.verb.verb,
+                    migration=step.name,
+                    checksum=step.checksum,
+                )
+        run.point("after_failed_row")
+        return _explained(step, left)
+
+    def outcome(self, failed: StepFailed | None = None) -> ApplyOutcome:
+        """The facts as the database tells them now."""
+        with contextlib.suppress(psycopg.Error, StepFailed):
+            self.own = Own.read(self.session, self.ctx.request.operation)
+        return ApplyOutcome(
+            **facts(self.ctx, self.session, self.own, len(self.steps)),
+            partial=self.failing.name if self.failing and self._partial(failed) else "",
+            rungs=self._rungs(failed),
+        )
+
+    def _partial(self, failed: StepFailed | None) -> bool:
+        if self.left is not None:
+            return not self.left.clean
+        return failed is not None and failed.failure.reason is Reason.PARTIALLY_APPLIED
+
+    def _rungs(self, failed: StepFailed | None) -> tuple[RungState, ...]:
+        if failed is None or self.failing is None:
+            return ()
+        whole = self._whole(self.failing)
+        undone = self.left.undone if self.left else ()
+        down = self._down()
+        if undone:
+            undo = RungState(rung=Rung.UNDO, possible=True, taken=True, why=f"dropped {', '.join(undone)}")
+        else:
+            undo = RungState(rung=Rung.UNDO, possible=False, why="nothing of ours was left to undo")
+        return (
+            RungState(
+                rung=Rung.TRANSACTION,
+                possible=whole,
+                taken=whole,
+                why="rolled back" if whole else f"{self.failing.name} cannot run in a transaction",
+            ),
+            undo,
+            down,
+        )
+
+    def _whole(self, step: PlannedMigration) -> bool:
+        if step.run.mode is Mode.ALONE and not self.session.conn.closed:
+            return not progress_of(self.own.entries, step, self.verb.verb).started and self.left is None
+        return step.run.mode is Mode.WHOLE
+
+    def _down(self) -> RungState:
+        """Whether what this operation committed before could be taken back by its down scripts."""
+        if self.failing is not None and self.left is not None and not self.left.clean:
+            why = f"{self.failing.name} is half done: its down script may not fit"
+            return RungState(rung=Rung.DOWN, possible=False, why=why)
+        return self.own.down_rung()
+
+
+def _logs(failed: StepFailed) -> str:
+    """What a person reads in Prisma's own column; no row data is in it."""
+    failure = failed.failure
+    place = f"{failure.file}, line {failure.line}: " if failure.line else ""
+    state = f" (SQLSTATE {failure.sqlstate})" if failure.sqlstate else ""
+    return f"{place}{failure.message}{state}"
+
+
+def _explained(step: PlannedMigration, left: Left) -> StepFailed:
+    """The failure of a file outside a transaction: what was undone, and what of it stands."""
+    failure = left.failed.failure
+    undone = f"The INVALID index {', '.join(left.undone)} was dropped. " if left.undone else ""
+    if left.clean:
+        standing = f"{undone}Nothing of {step.name} is left."
+        return StepFailed(failure.model_copy(update={"standing": standing, "migration": step.name}))
+    total = len(step.run.statements)
+    done = ", ".join(f"{s.index + 1} (line {s.line})" for s in left.standing) or "none"
+    standing = f"{undone}Of the {total} statements of {step.name} these are done: {done}."
+    if left.unknown:
+        return StepFailed(failure.model_copy(update={"standing": standing, "migration": step.name}))
+    update = {
+        "reason": Reason.PARTIALLY_APPLIED,
+        "message": f"{step.name} is half done: {failure.message}",
+        "standing": standing,
+        "migration": step.name,
+    }
+    return StepFailed(failure.model_copy(update=update))

@@ -1,0 +1,280 @@
+"""Running a migration's SQL: in one transaction with everything that is recorded about it, or not at all."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psycopg
+from psycopg import generators
+from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
+
+from godwit.contract.policy import Policy
+from godwit.contract.reasons import Reason
+from godwit.engine.blockers import Patience
+from godwit.engine.context import StepContext
+from godwit.engine.errors import StepFailed, fail, from_postgres
+from godwit.engine.guard import Guard
+from godwit.engine.model import ParsedScript, Statement
+from godwit.engine.session import Session
+from godwit.engine.watch import HoldWatch
+
+ROLLED_BACK: Final = "The migration was rolled back; nothing of it is left."
+# What a complete rollback makes safe to try again: lock_timeout, deadlock (manual, appendix A).
+_BUSY: Final = {"55P03", "40P01"}
+_CANCELED: Final = "57014"
+_ERRORS: Final = {ExecStatus.FATAL_ERROR, ExecStatus.BAD_RESPONSE}
+_COPIES: Final = {ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every migration of one verb shares. `verb` names the fault points and the journal's rows."""
+
+    ctx: StepContext
+    session: Session
+    policy: Policy
+    verb: str
+    guard: Guard
+    watch: HoldWatch
+
+    def point(self, boundary: str) -> None:
+        """A boundary of an effect: `<verb>.<boundary>`."""
+        self.ctx.point(f"{self.verb.lower()}.{boundary}")
+
+
+@contextlib.contextmanager
+def start_run(ctx: StepContext, session: Session, policy: Policy, verb: str) -> Iterator[Run]:
+    """A run on *session*, which holds the migration lock."""
+    watch = HoldWatch(ctx, session, policy.max_lock_hold_ms)
+    try:
+        yield Run(ctx, session, policy, verb, Guard(session), watch)
+    finally:
+        watch.close()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """SQL to send as one message: a file, or one statement of it, and where it stands."""
+
+    migration: str
+    file: str
+    body: str
+    offset: int
+    """Where `body` begins in the file, in characters."""
+    statements: tuple[Statement, ...]
+
+    @staticmethod
+    def whole(migration: str, parsed: ParsedScript) -> "Piece":
+        """The file."""
+        return Piece(migration, parsed.script.path, parsed.body, 0, parsed.statements)
+
+    @staticmethod
+    def one(migration: str, parsed: ParsedScript, statement: Statement) -> "Piece":
+        """One of its statements."""
+        return Piece(migration, parsed.script.path, statement.text, statement.offset, (statement,))
+
+
+class ScriptError(Exception):
+    """An error that a script met, and how many of its statements were through before."""
+
+    def __init__(self, error: psycopg.Error, through: int) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.through = through
+
+
+def transactional(
+    run: Run,
+    piece: Piece,
+    *,
+    before: Callable[[], None],
+    finish: Callable[[int], None],
+    standing: str = ROLLED_BACK,
+    keep_settings: bool = False,
+) -> None:
+    """Run *piece* in a transaction with what *before* and *finish* do, tried again while locks are busy.
+
+    *before* runs first, inside; *finish* is given the transaction's number (`txid_current()`) after the
+    script, inside as well; then COMMIT. *standing* says where the database stands when nothing of it is left.
+    *keep_settings*: the session's settings may stay changed, for the rest of the file.
+    Raises StepFailed; the transaction has ended then.
+    """
+    patience = Patience(
+        run.ctx,
+        run.session,
+        lock_timeout_ms=run.policy.lock_timeout_ms,
+        budget_ms=run.policy.lock_budget_ms,
+    )
+    while True:
+        patience.until_free(piece.statements, standing=standing)
+        try:
+            _once(run, piece, before, finish)
+        except ScriptError as met:
+            rolled_back(run.session)
+            if met.error.sqlstate in _BUSY and not run.watch.fired:
+                patience.after_refusal(piece.statements, standing=standing)
+                continue
+            raise explain(run, piece, met, standing=standing) from met.error
+        except BaseException as exc:
+            rolled_back(run.session)
+            if isinstance(exc, StepFailed):
+                # What was cut off from outside did not fail by itself.
+                if run.watch.fired:
+                    raise held_too_long(run, piece, standing=standing) from None
+                run.ctx.cancelled.check(standing=standing)
+            raise
+        else:
+            if not keep_settings:
+                run.guard.restore()
+            return
+
+
+def _once(run: Run, piece: Piece, before: Callable[[], None], finish: Callable[[int], None]) -> None:
+    conn, through = run.session.conn, 0
+    try:
+        run.session.execute("BEGIN")
+        set_limits(run, local=True)
+        with run.watch.armed():
+            before()
+            txid = _txid(run.session)
+            run.point("before_script")
+            send(run.session, piece.body)
+            through = len(piece.statements)
+            try:
+                run.guard.check_open(txid, piece.statements)
+            except StepFailed as failed:
+                raise _placed(failed, piece) from None
+            # Deferred constraints would pass every check here and then fail COMMIT.
+            run.session.execute("SET CONSTRAINTS ALL IMMEDIATE")
+            # The script may have set its own.
+            set_limits(run, local=True)
+            finish(txid)
+            run.point("before_commit")
+            run.ctx.cancelled.check(standing=ROLLED_BACK)
+            if run.watch.fired:
+                raise held_too_long(run, piece)
+            conn.execute("COMMIT")
+        run.point("after_commit")
+    except psycopg.Error as exc:
+        raise ScriptError(exc, through) from exc
+
+
+def held_too_long(run: Run, piece: Piece, *, standing: str = ROLLED_BACK) -> StepFailed:
+    """The failure of a migration that the watch has cut off."""
+    seconds = run.policy.max_lock_hold_ms / 1000
+    return fail(
+        Reason.LOCK_HOLD_EXCEEDED,
+        f"{piece.migration} held {run.watch.fired} for longer than maxLockHold ({seconds:g} s).",
+        standing=standing,
+        migration=piece.migration,
+        file=piece.file,
+    )
+
+
+def set_limits(run: Run, *, local: bool, unlimited: bool = False) -> None:
+    """Set lock_timeout and statement_timeout for the transaction, or (not *local*) for the session."""
+    lock = 0 if unlimited else run.policy.lock_timeout_ms
+    statement = 0 if unlimited else run.policy.statement_timeout_ms
+    run.session.execute(
+        "SELECT set_config('lock_timeout', %s, %s), set_config('statement_timeout', %s, %s)",
+        (str(lock), local, str(statement), local),
+    )
+
+
+def _txid(session: Session) -> int:
+    row = session.execute("SELECT txid_current()").fetchone()
+    return int(row[0]) if row else 0
+
+
+def send(session: Session, body: str) -> None:
+    """Send *body* as one message of the simple protocol, as Prisma does; psycopg's `%` has no meaning in it.
+
+    Raises ScriptError with the number of statements that were through.
+    """
+    conn = session.conn
+    with conn.lock:
+        conn.pgconn.send_query(body.encode())
+        results: list[Any] = conn.wait(generators.execute(conn.pgconn))
+    for index, result in enumerate(results):
+        if result.status in _ERRORS:
+            raise ScriptError(psycopg.errors.error_from_result(result, conn.info.encoding), index)
+        if result.status in _COPIES:
+            conn.close()
+            raise ScriptError(psycopg.errors.FeatureNotSupported("COPY from or to the client"), index)
+    if conn.pgconn.status != ConnStatus.OK:
+        raise ScriptError(psycopg.OperationalError("the connection is closed"), 0)
+
+
+def rolled_back(session: Session) -> None:
+    """End whatever transaction is open by ROLLBACK; a broken connection has done so by itself."""
+    if not session.conn.closed and session.conn.info.transaction_status is not TransactionStatus.IDLE:
+        with contextlib.suppress(psycopg.Error):
+            session.conn.execute("ROLLBACK")
+
+
+def explain(run: Run, piece: Piece, met: ScriptError, *, standing: str) -> StepFailed:
+    """The failure that an error of PostgreSQL becomes, with the statement and line that it belongs to."""
+    error = met.error
+    statement = _statement(piece, met)
+    line = _line(piece, error, statement)
+    if error.sqlstate == _CANCELED and run.watch.fired:
+        return held_too_long(run, piece, standing=standing)
+    if error.sqlstate == _CANCELED and run.ctx.cancelled.is_set():
+        return fail(run.ctx.cancelled.reason, run.ctx.cancelled.message, standing=standing)
+    failed = from_postgres(
+        error,
+        default=Reason.MIGRATION_FAILED,
+        standing=standing,
+        migration=piece.migration,
+        file=piece.file,
+        line=line,
+        statement=statement.text if statement else "",
+    )
+    if failed.failure.reason is not Reason.CONNECTION_LOST:
+        return failed
+    return StepFailed(
+        failed.failure.model_copy(
+            update={
+                "standing": f"The connection broke during {piece.migration}; the journal in the database "
+                "tells whether it was committed."
+            }
+        )
+    )
+
+
+def _placed(failed: StepFailed, piece: Piece) -> StepFailed:
+    return StepFailed(
+        failed.failure.model_copy(
+            update={
+                "migration": piece.migration,
+                "file": piece.file,
+                "standing": failed.failure.standing or ROLLED_BACK,
+            }
+        )
+    )
+
+
+def _position(error: psycopg.Error) -> int | None:
+    """0-based offset in the message, in characters; None where PostgreSQL gives none."""
+    text = error.diag.statement_position
+    return int(text) - 1 if text else None
+
+
+def _statement(piece: Piece, met: ScriptError) -> Statement | None:
+    """By the error's position, else by how many were through: each statement answers with one result."""
+    position = _position(met.error)
+    if position is not None:
+        at = position + piece.offset
+        return next((s for s in reversed(piece.statements) if s.offset <= at), None)
+    return piece.statements[met.through] if met.through < len(piece.statements) else None
+
+
+def _line(piece: Piece, error: psycopg.Error, statement: Statement | None) -> int:
+    position = _position(error)
+    if statement is None:
+        return 0
+    if position is None:
+        return statement.line
+    start = statement.offset - piece.offset
+    return statement.line + piece.body.count("\n", start, position)

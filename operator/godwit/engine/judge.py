@@ -1,0 +1,147 @@
+"""What a statement that cannot run in a transaction has left behind, judged from the catalog.
+
+Such a statement may die half way and leave no word. Before it is sent, what stands there already is noted in
+the journal; afterwards, the difference tells whether it is done, not done, or half done and by whom. What the
+catalog does not tell is Unknown, and then nothing is run again: data must never be changed twice.
+"""
+
+import json
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+from pglast.parser import parse_sql_json
+
+from godwit.engine.classify import relation
+from godwit.engine.model import Statement
+from godwit.engine.session import Session
+
+_INDEXES: Final = """
+SELECT indexrelid::bigint, indisvalid FROM pg_index WHERE indrelid = to_regclass(%s) ORDER BY 1"""
+_INVALID: Final = """
+SELECT i.indexrelid::bigint FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+ WHERE NOT i.indisvalid AND c.relkind = 'i' ORDER BY 1"""
+_ATTACHED: Final = """
+SELECT inhdetachpending FROM pg_inherits WHERE inhparent = to_regclass(%s) AND inhrelid = to_regclass(%s)"""
+
+
+class State(StrEnum):
+    """How far a statement got."""
+
+    DONE = "Done"
+    NOT_DONE = "NotDone"
+    """Nothing of it is there, or what is there does no harm when it runs again."""
+    LEFT = "Left"
+    """It left INVALID indexes, which are ours to drop."""
+    PENDING = "Pending"
+    """A DETACH that waits to be finished."""
+    UNKNOWN = "Unknown"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A statement's state; with LEFT, the indexes' OIDs; with PENDING, the statement that finishes it."""
+
+    state: State
+    indexes: tuple[int, ...] = ()
+    finish: str = ""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a statement works on. `kind` is empty where the catalog can tell nothing about it."""
+
+    kind: str = ""
+    table: str = ""
+    index: str = ""
+    partition: str = ""
+    if_not_exists: bool = False
+    before: dict[str, Any] = field(default_factory=dict)
+
+
+def subject(statement: Statement) -> Subject:
+    """What the statement works on, from its parse tree."""
+    tag = statement.tag
+    node = json.loads(parse_sql_json(statement.text))["stmts"][0]["stmt"][tag]
+    match tag:
+        case "IndexStmt":
+            return Subject(
+                "CreateIndex",
+                table=relation(node["relation"]),
+                index=statement.concurrent_index,
+                if_not_exists=bool(node.get("if_not_exists")),
+            )
+        case "DropStmt":
+            return Subject("DropIndex", index=statement.concurrent_index)
+        case "ReindexStmt":
+            return Subject("Reindex")
+        case "AlterTableStmt":
+            command = next(c["AlterTableCmd"] for c in node["cmds"])
+            return Subject(
+                "Detach",
+                table=relation(node["relation"]),
+                partition=relation(command["def"]["PartitionCmd"]["name"]),
+            )
+        case "VacuumStmt" | "ClusterStmt":
+            return Subject("Maintenance")
+        case _:
+            return Subject()
+
+
+def note(session: Session, what: Subject) -> dict[str, Any]:
+    """What stands there before the statement is sent; JSON for the journal."""
+    match what.kind:
+        case "CreateIndex":
+            return {"indexes": [oid for oid, _ in session.execute(_INDEXES, [what.table])]}
+        case "Reindex":
+            return {"invalid": [oid for (oid,) in session.execute(_INVALID)]}
+        case _:
+            return {}
+
+
+def invalid_namesake(session: Session, what: Subject) -> bool:
+    """Whether CREATE INDEX IF NOT EXISTS would silently keep an INVALID index of that name."""
+    if what.kind != "CreateIndex" or not what.index or not what.if_not_exists:
+        return False
+    row = session.execute("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)", [what.index])
+    return row.fetchone() == (False,)
+
+
+def look(session: Session, what: Subject, before: dict[str, Any]) -> Verdict:
+    """How far the statement got, *before* being what `note` saw."""
+    match what.kind:
+        case "CreateIndex":
+            return _created(session, what, set(before["indexes"]))
+        case "DropIndex":
+            row = session.execute("SELECT to_regclass(%s) IS NULL", [what.index]).fetchone()
+            return Verdict(State.DONE if row and row[0] else State.NOT_DONE)
+        case "Reindex":
+            new = tuple(o for (o,) in session.execute(_INVALID) if o not in before["invalid"])
+            return Verdict(State.LEFT, new) if new else Verdict(State.NOT_DONE)
+        case "Detach":
+            row = session.execute(_ATTACHED, [what.table, what.partition]).fetchone()
+            if row is None:
+                return Verdict(State.DONE)
+            finish = f"ALTER TABLE {what.table} DETACH PARTITION {what.partition} FINALIZE"
+            return Verdict(State.PENDING, finish=finish) if row[0] else Verdict(State.NOT_DONE)
+        case "Maintenance":
+            return Verdict(State.NOT_DONE)
+        case _:
+            return Verdict(State.UNKNOWN)
+
+
+def _created(session: Session, what: Subject, before: set[int]) -> Verdict:
+    """The index that is new on the table; by name where it has one, else it must be the only new one."""
+    new = {oid: valid for oid, valid in session.execute(_INDEXES, [what.table]) if oid not in before}
+    if what.index:
+        row = session.execute("SELECT to_regclass(%s)::oid::bigint", [what.index]).fetchone()
+        named = row[0] if row else None
+        if named in before:  # there already: IF NOT EXISTS has nothing to do, without it there is an error
+            return Verdict(State.DONE if what.if_not_exists else State.NOT_DONE)
+        new = {oid: valid for oid, valid in new.items() if oid == named}
+    if not new:
+        return Verdict(State.NOT_DONE)
+    if len(new) > 1:
+        return Verdict(State.UNKNOWN)
+    ((oid, valid),) = new.items()
+    return Verdict(State.DONE) if valid else Verdict(State.LEFT, (oid,))

@@ -1,0 +1,130 @@
+"""What taking a migration back would lose: rows and values that were written since it was applied.
+
+The down script is first run inside a savepoint, to see from the catalog what it really drops, rewrites,
+deletes or changes, cascades and all. Then it is undone, those tables are locked, and what is there is
+counted: rows that the migration's own transactions did not write. A row that was written again since counts
+even where only another of its columns changed: the answer errs on the side of the data.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Final
+
+from psycopg import sql
+
+from godwit.engine.session import Session
+
+# Ordinary tables that hold rows; a partitioned one holds them in its partitions.
+_TABLES: Final = """
+SELECT c.oid::bigint, n.nspname, c.relname, pg_relation_filenode(c.oid)::bigint
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'godwit')
+   AND n.nspname NOT LIKE 'pg\\_t%%'
+   AND NOT (n.nspname = %(schema)s AND c.relname = '_prisma_migrations')"""
+
+# Values of a generated column follow from others.
+_COLUMNS: Final = """
+SELECT a.attrelid::bigint, a.attnum, a.attname, pg_get_expr(f.adbin, f.adrelid)
+  FROM pg_attribute a LEFT JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
+ WHERE a.attrelid = ANY (%(oids)s) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''"""
+
+_CHANGES: Final = """
+SELECT relid::bigint, n_tup_upd, n_tup_del FROM pg_stat_xact_user_tables WHERE n_tup_upd + n_tup_del > 0"""
+
+_TRUE: Final = sql.SQL("true")
+
+
+@dataclass(frozen=True)
+class _Table:
+    schema: str
+    name: str
+    file: int
+    columns: dict[int, tuple[str, str | None]]
+    """attnum -> name, default expression."""
+
+    @property
+    def sql(self) -> sql.Identifier:
+        return sql.Identifier(self.schema, self.name)
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+def lost_by(session: Session, down: Callable[[], None], txids: Collection[int]) -> list[str]:
+    """What *down* would lose, in words; empty when nothing. Inside an open transaction, which it leaves open.
+
+    txids: the transactions that applied the migration (`txid_current()`); what only they wrote is no loss,
+    because applying writes it again. The tables concerned stay locked against readers and writers until the
+    transaction ends. *down* has been rolled back when this returns.
+    """
+    before, changes_before = _tables(session), _changes(session)
+    session.execute("SAVEPOINT godwit_down")
+    down()
+    after, changes = _tables(session), _changes(session)
+    own = [txid % 2**32 for txid in txids]
+    written = {
+        oid: _count(session, after[oid], own, _TRUE, own_rows=True)
+        for oid in after.keys() & changes.keys()
+        if changes[oid] != changes_before.get(oid)
+    }
+    session.execute("ROLLBACK TO SAVEPOINT godwit_down")
+    concerned = {
+        oid: table
+        for oid, table in before.items()
+        if oid not in after
+        or after[oid].file != table.file
+        or table.columns.keys() - after[oid].columns.keys()
+        or oid in written
+    }
+    for table in concerned.values():
+        session.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE").format(table.sql))
+    losses = []
+    for oid, table in concerned.items():
+        kept = after.get(oid)
+        if kept is None or kept.file != table.file:
+            count = _count(session, table, own, _TRUE)
+            losses += [f"{count} rows of {table}"] if count else []
+            continue
+        for number in sorted(table.columns.keys() - kept.columns.keys()):
+            name, default = table.columns[number]
+            count = _count(session, table, own, _set(name, default))
+            losses += [f"{count} values of {table}.{name}"] if count else []
+        if oid in written:
+            updated, deleted = (
+                n - o for n, o in zip(changes[oid], changes_before.get(oid, (0, 0)), strict=True)
+            )
+            ours = _count(session, table, own, _TRUE, own_rows=True) - written[oid]
+            others = updated + deleted - ours
+            losses += [f"{others} rows of {table} that the down script deletes or changes"] if others else []
+    return losses
+
+
+def _tables(session: Session) -> dict[int, _Table]:
+    found = {
+        oid: _Table(schema, name, file or 0, {})
+        for oid, schema, name, file in session.execute(_TABLES, {"schema": session.schema})
+    }
+    for oid, number, name, default in session.execute(_COLUMNS, {"oids": list(found)}):
+        found[oid].columns[number] = (name, default)
+    return found
+
+
+def _changes(session: Session) -> dict[int, tuple[int, int]]:
+    return {oid: (updated, deleted) for oid, updated, deleted in session.execute(_CHANGES)}
+
+
+def _set(column: str, default: str | None) -> sql.Composable:
+    """Whether a row's value is another than the default. The expression comes from the catalog itself."""
+    expression = sql.SQL(default or "NULL")
+    return sql.SQL("{} IS DISTINCT FROM ({})").format(sql.Identifier(column), expression)
+
+
+def _count(
+    session: Session, table: _Table, own: list[int], condition: sql.Composable, *, own_rows: bool = False
+) -> int:
+    """Rows that others wrote last and that meet *condition*; with *own_rows*, those of *own* instead."""
+    # A `%` in a default is no placeholder.
+    text = sql.SQL(condition.as_string(None).replace("%", "%%"))
+    query = sql.SQL("SELECT count(*) FROM ONLY {} WHERE (xmin::text::bigint = ANY (%s)) = %s AND {}")
+    row = session.execute(query.format(table.sql, text), [own, own_rows]).fetchone()
+    return int(row[0]) if row else 0

@@ -1,0 +1,200 @@
+"""What one operation did to the database so far, by its rows in the journal: for resuming and taking back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypedDict
+
+import psycopg
+
+from godwit.contract.outcome import Rung, RungState
+from godwit.contract.policy import Policy
+from godwit.contract.reasons import Reason
+from godwit.contract.request import PlanRef
+from godwit.engine import journal
+from godwit.engine.context import StepContext
+from godwit.engine.errors import StepFailed, fail
+from godwit.engine.formats.prisma import read_history
+from godwit.engine.journal import Entry, Event
+from godwit.engine.model import History, HistoryRow, Plan, Source
+from godwit.engine.plan import plan_of
+from godwit.engine.session import Session
+from godwit.engine.verify import current_of
+
+
+@dataclass(frozen=True)
+class Own:
+    """One operation's rows, oldest first, and what follows from them."""
+
+    entries: tuple[Entry, ...]
+
+    @staticmethod
+    def read(session: Session, operation: str) -> "Own":
+        """From the journal. Raises StepFailed(JournalForbidden), psycopg.Error."""
+        return Own(journal.entries_of(session, operation))
+
+    @property
+    def applied(self) -> dict[str, Entry]:
+        """Migrations that it applied and that stand, by name, in order of application."""
+        return self._last(Event.APPLIED)
+
+    @property
+    def reverted(self) -> dict[str, Entry]:
+        """Migrations that it took back and did not apply again, by name."""
+        return self._last(Event.REVERTED)
+
+    def _last(self, wanted: Event) -> dict[str, Entry]:
+        last: dict[str, Entry] = {}
+        for entry in self.entries:
+            if entry.event in {Event.APPLIED, Event.REVERTED}:
+                last.pop(entry.migration, None)
+                last[entry.migration] = entry
+        return {name: entry for name, entry in last.items() if entry.event is wanted}
+
+    def txids(self, name: str) -> list[int]:
+        """Numbers of the transactions in which it applied the migration."""
+        events = {Event.APPLIED, Event.STATEMENT}
+        return [e.txid for e in self.entries if e.migration == name and e.event in events]
+
+    def unfinished(self, verb: str) -> str:
+        """Name of a migration that it began outside a transaction and did not end, or nothing."""
+        open_files: dict[str, bool] = {}
+        for entry in self.entries:
+            if entry.verb == verb and entry.migration:
+                open_files[entry.migration] = entry.event not in {
+                    Event.APPLIED,
+                    Event.REVERTED,
+                    Event.ABANDONED,
+                }
+        return next((name for name, is_open in open_files.items() if is_open), "")
+
+    def without(self, history: History) -> History:
+        """The history as it was before this operation."""
+        ours = {e.detail["row"] for e in self.entries if "row" in e.detail}
+        rows = {row.id: row for row in history.rows if row.id not in ours}
+        for entry in self.reverted.values():
+            taken = (_row(data) for data in entry.detail["rows"])
+            rows |= {row.id: row for row in taken if row.id not in ours}
+        ordered = sorted(rows.values(), key=lambda r: (r.started_at, r.name, r.id))
+        return History(history.schema, history.exists, tuple(ordered), history.unmanaged_tables)
+
+    def down_rung(self) -> RungState:
+        """Whether its committed migrations have a way back that destroys nothing by itself."""
+        names = list(self.applied)
+        if not names:
+            return RungState(rung=Rung.DOWN, possible=False, why="no migration of this run was committed")
+        for name, entry in self.applied.items():
+            if entry.down is None:
+                return RungState(rung=Rung.DOWN, possible=False, why=f"{name} has no down.sql")
+            if entry.detail["destructive"]:
+                why = f"{name} destroyed or rewrote data, which its down.sql does not bring back"
+                return RungState(rung=Rung.DOWN, possible=False, why=why)
+        why = f"for the {len(names)} committed, unless data was written to what they made"
+        return RungState(rung=Rung.DOWN, possible=True, why=why)
+
+
+def planned_again(session: Session, source: Source, ref: PlanRef, *, policy: Policy, own: Own) -> Plan:
+    """The plan as it comes out under the lock, this operation's own work left out of the history.
+
+    Raises StepFailed: StateMoved, PlanChanged, or what refuses the plan.
+    """
+    base = check_base(session, ref, own)
+    plan = plan_of(session, source, policy=policy, target=ref.target, history=base)
+    if plan.refusal is not None:
+        raise fail(
+            plan.refusal.reason,
+            plan.refusal.message,
+            standing="Nothing was changed by this step.",
+            migration=plan.refusal.migration,
+            line=plan.refusal.line,
+        )
+    if plan.outcome.plan != ref.plan:
+        raise fail(
+            Reason.PLAN_CHANGED,
+            f"Under the lock the plan came out as {plan.outcome.plan[:12]} instead of {ref.plan[:12]}.",
+            standing="Nothing was changed by this step.",
+        )
+    return plan
+
+
+def check_base(session: Session, ref: PlanRef, own: Own) -> History:
+    """The history as it was before this operation, after making sure that nobody else changed it since.
+
+    Raises StepFailed(StateMoved): other tools than ours write no journal row, but history rows.
+    """
+    history = read_history(session)
+    standing = {row.id for row in history.applied}
+    gone = [name for name, entry in own.applied.items() if entry.detail["row"] not in standing]
+    base = own.without(history)
+    if gone or base.state != ref.from_state:
+        what = f"the row of {gone[0]} is gone" if gone else "other migrations are applied, or failed"
+        raise fail(
+            Reason.STATE_MOVED,
+            f"The history is not what the plan began with: {what}.",
+            standing="Nothing was changed by this step.",
+        )
+    return base
+
+
+def row_as_json(row: HistoryRow) -> dict[str, Any]:
+    """A history row for the journal, which keeps it when the row is removed."""
+    return {
+        "id": row.id,
+        "name": row.name,
+        "checksum": row.checksum,
+        "startedAt": row.started_at.isoformat(),
+        "finishedAt": row.finished_at.isoformat() if row.finished_at else None,
+        "rolledBackAt": row.rolled_back_at.isoformat() if row.rolled_back_at else None,
+    }
+
+
+def _row(data: Mapping[str, Any]) -> HistoryRow:
+    def when(key: str) -> datetime | None:
+        return datetime.fromisoformat(data[key]) if data[key] else None
+
+    started = datetime.fromisoformat(data["startedAt"])
+    return HistoryRow(
+        data["id"], data["name"], data["checksum"], started, when("finishedAt"), when("rolledBackAt")
+    )
+
+
+class Facts(TypedDict):
+    """The fields of MigrationProgress that the database tells."""
+
+    applied: int
+    reverted: int
+    total: int
+    current: str
+    state: str
+    journal_head: int
+
+
+def facts(ctx: StepContext, session: Session, own: Own, total: int) -> Facts:
+    """Where the database stands now; *own* is what was known before, for when it does not answer any more."""
+    try:
+        if session.conn.closed or session.conn.broken:
+            with ctx.session() as fresh:
+                return _facts(ctx, fresh, total)
+        return _facts(ctx, session, total)
+    except (psycopg.Error, StepFailed):
+        return Facts(
+            applied=len(own.applied),
+            reverted=len(own.reverted),
+            total=total,
+            current="",
+            state="",
+            journal_head=0,
+        )
+
+
+def _facts(ctx: StepContext, session: Session, total: int) -> Facts:
+    own = Own.read(session, ctx.request.operation)
+    history = read_history(session)
+    return Facts(
+        applied=len(own.applied),
+        reverted=len(own.reverted),
+        total=total,
+        current=current_of(history),
+        state=history.state,
+        journal_head=journal.head(session),
+    )

@@ -1,0 +1,281 @@
+"""Taking migrations back by their down scripts, newest application first, each with its history row."""
+
+import contextlib
+from collections.abc import Sequence
+from typing import Final
+
+import psycopg
+
+from godwit.contract.outcome import RevertOutcome, Rung, RungState
+from godwit.contract.policy import Environment
+from godwit.contract.reasons import Reason
+from godwit.contract.request import RevertInput, RevertScope
+from godwit.engine import journal, ownership
+from godwit.engine.context import StepContext
+from godwit.engine.errors import StepFailed, fail, from_postgres
+from godwit.engine.execute import Piece, Run, ScriptError, explain, send, start_run, transactional
+from godwit.engine.formats import prisma
+from godwit.engine.journal import Event
+from godwit.engine.lock import check_fence, migration_lock
+from godwit.engine.loss import lost_by
+from godwit.engine.model import Mode, PlannedMigration
+from godwit.engine.operation import Own, check_base, facts, planned_again, row_as_json
+from godwit.engine.session import Session
+from godwit.engine.source import read_source
+from godwit.engine.statements import parse
+from godwit.engine.statementwise import Left, Progress, may_commit, progress_of, run_statements
+
+_UNCERTAIN: Final = "What was taken back before stays so; the journal in the database tells."
+_UNTOUCHED: Final = "Nothing was taken back by this step."
+
+
+def revert_verb(ctx: StepContext, verb: RevertInput) -> RevertOutcome:
+    """Take back what the plan says (scope Plan), or what this operation applied (scope Operation).
+
+    With scope Operation only what loses nothing, unless the policy consents: all of it, or nothing is begun.
+    With scope Plan a person has asked for the older version, and in Production for the downgrade as well.
+    Raises StepFailed, with a RevertOutcome beside it from the moment on when something may have been written.
+    """
+    with ctx.session(writing=True) as session, migration_lock(ctx, session):
+        done = journal.find_done(session, ctx.request, verb.verb)
+        if done is not None:
+            ctx.resumed.set()
+            head = journal.head(session)
+            return RevertOutcome.model_validate(done).model_copy(update={"journal_head": head})
+        check_fence(ctx, session)
+        ownership.claim(session, ctx.request)
+        reverting = _Reverting(ctx, session, verb)
+        try:
+            reverting.choose()
+            reverting.all()
+            outcome = reverting.outcome()
+            with session.conn.transaction():
+                journal.ensure(session)
+                ownership.write_stamp(session, ctx.request.environment)
+                head = journal.record_done(session, ctx.request, verb.verb, outcome)
+                ownership.claim(session, ctx.request)
+            ctx.point("revert.after_record")
+            return outcome.model_copy(update={"journal_head": head})
+        except StepFailed as exc:
+            outcome = reverting.outcome(exc)
+            if exc.failure.terminal:
+                ownership.release(session, ctx.request.operation)
+            raise exc.beside(outcome) from exc.__cause__
+        except psycopg.Error as exc:
+            lost = from_postgres(exc, default=Reason.INTERNAL_ERROR, standing=_UNCERTAIN)
+            raise lost.beside(reverting.outcome(lost)) from exc
+
+
+class _Tried(Exception):  # noqa: N818  ends the rehearsal of a way back; nothing went wrong
+    """All down scripts ran in one transaction, which is now rolled back."""
+
+
+class _Reverting:
+    """One Revert: what is to do, what this operation took back in this or an earlier attempt."""
+
+    def __init__(self, ctx: StepContext, session: Session, verb: RevertInput) -> None:
+        self.ctx = ctx
+        self.session = session
+        self.verb = verb
+        self.own = Own.read(session, ctx.request.operation)
+        self.steps: Sequence[PlannedMigration] = ()
+        self.total = 0
+        self.partial = ""
+        self.lossless = verb.scope is RevertScope.OPERATION and not verb.policy.allow_data_loss
+
+    def choose(self) -> None:
+        """What is left to take back, newest application first. Raises StepFailed when it must not be."""
+        stamped = ownership.stamp(self.session)
+        environment = Environment.stricter(self.ctx.request.environment, stamped)
+        if self.verb.scope is RevertScope.PLAN:
+            if environment is Environment.PRODUCTION and not self.verb.policy.allow_downgrade:
+                raise fail(
+                    Reason.DOWNGRADE_FORBIDDEN,
+                    "This database is stamped, or declared, as Production.",
+                    standing=_UNTOUCHED,
+                )
+            source = read_source(self.ctx.source_dir, self.ctx.request.format)
+            plan = planned_again(self.session, source, self.verb.plan, policy=self.verb.policy, own=self.own)
+            self.steps = [s for s in plan.steps if s.name not in self.own.reverted]
+            self.total = len(plan.steps)
+            return
+        check_base(self.session, self.verb.plan, self.own)
+        half = self.own.unfinished("Apply")
+        if half:
+            self.partial = half
+            raise fail(
+                Reason.PARTIALLY_APPLIED,
+                f"{half} is half done outside a transaction: down scripts are for whole migrations.",
+                standing=_UNTOUCHED,
+                migration=half,
+            )
+        self.steps = [self._way_back(name, environment) for name in reversed(self.own.applied)]
+        self.total = len(self.steps) + len(self.own.reverted)
+
+    def _way_back(self, name: str, environment: Environment) -> PlannedMigration:
+        entry = self.own.applied[name]
+        if entry.down is None:
+            raise fail(
+                Reason.DOWN_MISSING,
+                f"{name} was applied without a down.sql.",
+                standing=_UNTOUCHED,
+                migration=name,
+            )
+        parsed = parse(entry.down, environment, migration=name)
+        step = PlannedMigration(name, entry.checksum, parsed)
+        if self.lossless and entry.detail["destructive"]:
+            raise _lossy(name, "it destroyed or rewrote data, which its down.sql does not bring back")
+        if self.lossless and not self._in_transaction(step) and parsed.destructive:
+            raise _lossy(name, "its down.sql destroys outside a transaction, where nothing can be counted")
+        return step
+
+    def _in_transaction(self, step: PlannedMigration) -> bool:
+        if step.run.mode is Mode.ALONE:
+            return not may_commit(self.session, step)
+        return step.run.mode is Mode.WHOLE
+
+    def all(self) -> None:
+        """Take back what is left. Raises StepFailed at the first that does not get through."""
+        with start_run(self.ctx, self.session, self.verb.policy, self.verb.verb) as run:
+            if self.lossless and len(self.steps) > 1:
+                self._try_all(run)
+            for step in self.steps:
+                self.ctx.cancelled.check(standing=_UNCERTAIN)
+                run.point("before_migration")
+                self.ctx.progress("migration.started", message=f"down {step.name}", migration=step.name)
+                self._one(run, step)
+                self.ctx.progress("migration.reverted", message=f"took back {step.name}", migration=step.name)
+                run.point("after_migration")
+
+    def _try_all(self, run: Run) -> None:
+        """All of them in one transaction that is rolled back: whether any would lose something or fail.
+
+        Otherwise the newest would be gone already when an older one turns out to be kept.
+        """
+        steps = [s for s in self.steps if self._in_transaction(s)]
+        if not steps:
+            return
+
+        def others(_: int) -> None:
+            for step in steps[1:]:
+                piece = Piece.whole(step.name, step.run)
+                try:
+                    self._refuse_loss(step)
+                    send(self.session, piece.body)
+                except ScriptError as met:
+                    raise explain(run, piece, met, standing=_UNTOUCHED) from met.error
+            raise _Tried
+
+        first = steps[0]
+        with contextlib.suppress(_Tried):
+            transactional(
+                run,
+                Piece.whole(first.name, first.run),
+                before=lambda: self._refuse_loss(first),
+                finish=others,
+                standing=_UNTOUCHED,
+            )
+
+    def _refuse_loss(self, step: PlannedMigration) -> None:
+        """Under the locks of the open transaction. Raises StepFailed(DataWouldBeLost)."""
+        if not self.lossless:
+            return
+
+        def down() -> None:
+            send(self.session, step.run.body)
+
+        lost = lost_by(self.session, down, self.own.txids(step.name))
+        if lost:
+            raise _lossy(step.name, f"since then was written: {'; '.join(lost[:5])}")
+
+    def _one(self, run: Run, step: PlannedMigration) -> None:
+        if self._in_transaction(step):
+            transactional(
+                run,
+                Piece.whole(step.name, step.run),
+                before=lambda: self._prepare(step),
+                finish=lambda _: self._taken(run, step),
+                standing=f"{step.name} stays applied; its way back was rolled back.",
+            )
+            return
+        progress = progress_of(self.own.entries, step, self.verb.verb)
+        if progress.started is None:
+            progress = self._start(run, step)
+        run_statements(run, step, progress, settle=lambda left: self._settle(step, left))
+        run.point("before_commit")
+        with self.session.conn.transaction():
+            prisma.lock_history(self.session)
+            self._taken(run, step)
+        run.point("after_commit")
+
+    def _prepare(self, step: PlannedMigration) -> None:
+        prisma.lock_history(self.session)
+        journal.ensure(self.session)
+        ownership.write_stamp(self.session, self.ctx.request.environment)
+        self._refuse_loss(step)
+
+    def _taken(self, run: Run, step: PlannedMigration) -> None:
+        run.point("before_history")
+        rows = [r for r in prisma.read_history(self.session).rows if r.name == step.name]
+        prisma.remove_row(self.session, step.name)
+        self._append(Event.REVERTED, step, rows=[row_as_json(row) for row in rows])
+
+    def _append(self, event: Event, step: PlannedMigration, **detail: object) -> None:
+        journal.append(
+            self.session,
+            self.ctx.request,
+            event,
+            verb=self.verb.verb,
+            migration=step.name,
+            checksum=step.checksum,
+            detail=detail,
+        )
+
+    def _start(self, run: Run, step: PlannedMigration) -> Progress:
+        run.point("before_start")
+        with self.session.conn.transaction():
+            journal.ensure(self.session)
+            ownership.write_stamp(self.session, self.ctx.request.environment)
+            self._append(Event.STARTED, step)
+        run.point("after_start")
+        entries = journal.entries_of(self.session, self.ctx.request.operation)
+        return progress_of(entries, step, self.verb.verb)
+
+    def _settle(self, step: PlannedMigration, left: Left) -> StepFailed:
+        failure = left.failed.failure
+        if left.clean:
+            self._append(Event.ABANDONED, step)
+            standing = f"{step.name} stays applied; nothing of its way back is left."
+            return StepFailed(failure.model_copy(update={"standing": standing}))
+        self.partial = step.name
+        done = ", ".join(f"{s.index + 1} (line {s.line})" for s in left.standing) or "none"
+        update = {
+            "reason": Reason.PARTIALLY_APPLIED,
+            "message": f"The way back of {step.name} is half done: {failure.message}",
+            "standing": f"Of {len(step.run.statements)} statements of its down.sql these are done: {done}.",
+        }
+        return StepFailed(failure.model_copy(update=update))
+
+    def outcome(self, failed: StepFailed | None = None) -> RevertOutcome:
+        """The facts as the database tells them now."""
+        with contextlib.suppress(psycopg.Error, StepFailed):
+            self.own = Own.read(self.session, self.ctx.request.operation)
+        possible = failed is None
+        rung = RungState(
+            rung=Rung.DOWN,
+            possible=possible,
+            taken=bool(self.own.reverted),
+            why=failed.failure.message if failed else "",
+        )
+        return RevertOutcome(
+            **facts(self.ctx, self.session, self.own, self.total), partial=self.partial, rungs=(rung,)
+        )
+
+
+def _lossy(name: str, why: str) -> StepFailed:
+    return fail(
+        Reason.DATA_WOULD_BE_LOST,
+        f"Taking {name} back would lose data: {why}.",
+        standing=_UNTOUCHED,
+        migration=name,
+    )

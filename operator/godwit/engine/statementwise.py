@@ -1,0 +1,310 @@
+"""Files that hold something that cannot run in a transaction: statement by statement, and never one twice.
+
+A statement that can commits together with its progress row. The rest is announced in the journal, sent,
+judged from the catalog, and then recorded. After a crash at any point the same walk goes on where it stands;
+what nobody can judge stops it.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import psycopg
+
+from godwit.contract.reasons import Reason
+from godwit.engine import journal
+from godwit.engine.blockers import Patience
+from godwit.engine.errors import StepFailed, fail
+from godwit.engine.execute import (
+    Piece,
+    Run,
+    ScriptError,
+    explain,
+    rolled_back,
+    send,
+    set_limits,
+    transactional,
+)
+from godwit.engine.journal import Entry, Event
+from godwit.engine.judge import State, Subject, invalid_namesake, look, note, subject
+from godwit.engine.lock import waiters
+from godwit.engine.model import Mode, PlannedMigration, Statement
+from godwit.engine.session import Session
+from godwit.engine.undo import drop_invalid
+
+_ENDS: Final = re.compile(r"\b(commit|rollback|call)\b", re.IGNORECASE)
+_DEADLOCK: Final = "40P01"
+
+_PROCEDURE: Final = """
+SELECT coalesce(bool_or(l.lanname NOT IN ('plpgsql', 'sql')
+                        OR p.prosrc ~* '\\m(commit|rollback|call)\\M'), false)
+  FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
+ WHERE p.prokind = 'p' AND position(lower(p.proname) IN lower(%s)) > 0"""
+
+
+def may_commit(session: Session, planned: PlannedMigration) -> bool:
+    """Whether a file of one DO or CALL may commit by itself; else it runs in a transaction like any other.
+
+    Only COMMIT, ROLLBACK and CALL in a procedure's own text can (manual, section 43.8); the text is searched.
+    """
+    statement = planned.run.statements[0]
+    if statement.tag == "DoStmt":
+        return bool(_ENDS.search(statement.text))
+    row = session.execute(_PROCEDURE, [statement.text]).fetchone()
+    return row is None or bool(row[0])
+
+
+@dataclass
+class Progress:
+    """What this operation's journal says of the file."""
+
+    started: Entry | None = None
+    done: set[int] = field(default_factory=set)
+    sent: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def row_id(self) -> str:
+        """The history row of the start."""
+        return str(self.started.detail.get("row", "")) if self.started else ""
+
+
+def progress_of(entries: Sequence[Entry], planned: PlannedMigration, verb: str) -> Progress:
+    """From the journal's rows of one operation; an abandoned start does not count."""
+    found = Progress()
+    for entry in entries:
+        if entry.migration != planned.name or entry.verb != verb:
+            continue
+        match entry.event:
+            case Event.STARTED:
+                found = Progress(started=entry)
+            case Event.SENT if entry.statement is not None:
+                found.sent[entry.statement] = entry.detail["before"]
+            case Event.STATEMENT if entry.statement is not None:
+                found.done.add(entry.statement)
+                found.sent.pop(entry.statement, None)
+            case Event.UNDONE if entry.statement is not None:
+                found.sent.pop(entry.statement, None)
+            case Event.ABANDONED | Event.APPLIED | Event.REVERTED:
+                found = Progress()
+            case _:
+                pass
+    return found
+
+
+@dataclass(frozen=True)
+class Left:
+    """A file that failed for good: what failed, what was undone, and what of it stands."""
+
+    failed: StepFailed
+    undone: tuple[str, ...]
+    standing: tuple[Statement, ...]
+    unknown: bool
+    """Whether it is not known if the failing statement did something."""
+
+    @property
+    def clean(self) -> bool:
+        """Nothing of the file is left."""
+        return not self.standing and not self.unknown
+
+
+def run_statements(
+    run: Run, planned: PlannedMigration, progress: Progress, *, settle: Callable[[Left], StepFailed]
+) -> None:
+    """Run what is not done yet. The start is in the journal already.
+
+    A failure that is tried again by itself leaves everything as it is, to go on from. Any other is handed to
+    *settle*, which records it and returns what to raise. Raises StepFailed.
+    """
+    for statement in planned.run.statements:
+        # Session settings do not outlive a crash: they are made again.
+        if statement.index in progress.done and statement.tag != "VariableSetStmt":
+            continue
+        step = _Step(run, planned, statement, progress)
+        run.ctx.cancelled.check(standing=step.standing)
+        try:
+            if statement.transactional and planned.run.mode is not Mode.ALONE:
+                step.in_transaction()
+            else:
+                step.outside()
+        except StepFailed as failed:
+            if not failed.failure.terminal:
+                raise
+            unknown = statement.index in progress.sent
+            raise settle(Left(failed, tuple(step.undone), _stands(planned, progress), unknown)) from failed
+        progress.done.add(statement.index)
+    run.guard.restore()
+
+
+def _stands(planned: PlannedMigration, progress: Progress) -> tuple[Statement, ...]:
+    return tuple(s for s in planned.run.statements if s.index in progress.done and s.tag != "VariableSetStmt")
+
+
+class _Step:
+    """One statement of the walk."""
+
+    def __init__(self, run: Run, planned: PlannedMigration, statement: Statement, progress: Progress) -> None:
+        self.run = run
+        self.planned = planned
+        self.statement = statement
+        self.progress = progress
+        self.piece = Piece.one(planned.name, planned.run, statement)
+        self.undone: list[str] = []
+
+    @property
+    def standing(self) -> str:
+        done, total = len(self.progress.done), len(self.planned.run.statements)
+        return f"{done} of {total} statements of {self.planned.name} are done; the journal tells which."
+
+    def record(self, event: Event, **detail: Any) -> None:
+        journal.append(
+            self.run.session,
+            self.run.ctx.request,
+            event,
+            verb=self.run.verb,
+            migration=self.planned.name,
+            checksum=self.planned.checksum,
+            statement=self.statement.index,
+            detail=detail,
+        )
+
+    def in_transaction(self) -> None:
+        transactional(
+            self.run,
+            self.piece,
+            before=lambda: None,
+            finish=lambda _: self.record(Event.STATEMENT),
+            standing=f"The statement was rolled back. {self.standing}",
+            keep_settings=True,
+        )
+
+    def outside(self) -> None:
+        """Announce, send, judge, record; after a crash first judge what the announced one did."""
+        run, what = self.run, subject(self.statement)
+        patience = Patience(
+            run.ctx,
+            run.session,
+            lock_timeout_ms=run.policy.lock_timeout_ms,
+            budget_ms=run.policy.lock_budget_ms,
+        )
+        announced = self.progress.sent.get(self.statement.index)
+        if announced is not None and self.resolve(what, announced):
+            return
+        while True:
+            if invalid_namesake(run.session, what):
+                raise _keeps_invalid(self.piece, what)
+            if what.kind:
+                _no_waiters(run, self.piece)
+            before = note(run.session, what)
+            self.record(Event.SENT, before=before, subject={"table": what.table, "index": what.index})
+            self.progress.sent[self.statement.index] = before
+            run.point("before_statement")
+            try:
+                self.send()
+            except ScriptError as met:
+                rolled_back(run.session)
+                failed = explain(run, self.piece, met, standing=self.standing)
+                if not failed.failure.terminal:
+                    raise failed from met.error
+                run.point("statement_failed")
+                if self.resolve(what, before, failed):
+                    return
+                if met.error.sqlstate != _DEADLOCK:
+                    raise failed from met.error
+                patience.after_refusal([self.statement], standing=self.standing)
+                continue
+            run.point("after_statement")
+            self.done()
+            run.point("after_progress")
+            return
+
+    def send(self) -> None:
+        """Send it outside a transaction; it waits for others by itself, so lock_timeout is off."""
+        try:
+            set_limits(self.run, local=False, unlimited=True)
+            send(self.run.session, self.piece.body)
+            set_limits(self.run, local=False)
+        except psycopg.Error as exc:
+            raise ScriptError(exc, 0) from exc
+
+    def done(self, **detail: Any) -> None:
+        self.record(Event.STATEMENT, **detail)
+        self.progress.sent.pop(self.statement.index, None)
+
+    def resolve(self, what: Subject, before: dict[str, Any], failed: StepFailed | None = None) -> bool:
+        """Judge the announced statement and undo what is ours; True: it is done. Raises PartiallyApplied."""
+        verdict = look(self.run.session, what, before)
+        if verdict.state is State.UNKNOWN:
+            # It stays announced in the journal: whoever comes next cannot judge it either.
+            raise self.unjudgeable(failed)
+        if verdict.state is State.DONE:
+            self.done(judged=True)
+            return True
+        if verdict.state is State.PENDING:
+            set_limits(self.run, local=False, unlimited=True)
+            self.run.session.conn.execute(verdict.finish.encode())
+            set_limits(self.run, local=False)
+            self.done(judged=True)
+            return True
+        if verdict.state is State.LEFT:
+            self.undone += drop_invalid(self.run, verdict.indexes, self.planned, self.statement)
+        self.progress.sent.pop(self.statement.index, None)
+        return False
+
+    def unjudgeable(self, failed: StepFailed | None) -> StepFailed:
+        number, total = self.statement.index + 1, len(self.planned.run.statements)
+        end = f"failed ({failed.failure.message})" if failed else "did not end"
+        return fail(
+            Reason.PARTIALLY_APPLIED,
+            f"Statement {number} of {total} of {self.planned.name} began outside a transaction and {end}; "
+            "what it did before cannot be known, so it is not run again.",
+            standing=self.standing,
+            migration=self.planned.name,
+            file=self.planned.run.script.path,
+            line=failed.failure.line if failed else self.statement.line,
+            statement=self.statement.text,
+            sqlstate=failed.failure.sqlstate if failed else "",
+            hint=failed.failure.hint if failed else "",
+        )
+
+
+def _keeps_invalid(piece: Piece, what: Subject) -> StepFailed:
+    statement = piece.statements[0]
+    return fail(
+        Reason.MIGRATION_FAILED,
+        f"The index {what.index} is there and INVALID, from before this run: IF NOT EXISTS would keep it.",
+        migration=piece.migration,
+        file=piece.file,
+        line=statement.line,
+        statement=statement.text,
+        hint=f"DROP INDEX CONCURRENTLY {what.index};",
+    )
+
+
+def _no_waiters(run: Run, piece: Piece) -> None:
+    """Nobody may wait for the migration lock inside the server: CONCURRENTLY would be a deadlock's victim.
+
+    Waiters of our own role are timed-out clients' leftovers, and cancelled. Raises StepFailed(LockWaiters).
+    """
+    found = waiters(run.session)
+    if not found:
+        return
+    own = run.session.execute("SELECT current_user::text, session_user::text").fetchone() or ()
+    for pid, _, user in found:
+        if user in own:
+            run.session.execute("SELECT pg_cancel_backend(%s)", [pid])
+    for _ in range(50):
+        found = waiters(run.session)
+        if not found:
+            return
+        run.ctx.cancelled.wait(0.1)
+        run.ctx.cancelled.check()
+    named = "; ".join(f"process {pid} ({name or 'no application name'}, {user})" for pid, name, user in found)
+    raise fail(
+        Reason.LOCK_WAITERS,
+        f"Sessions wait for the migration lock inside the server and would deadlock with it: {named}.",
+        migration=piece.migration,
+        file=piece.file,
+        line=piece.statements[0].line,
+        statement=piece.body,
+    )

@@ -1,0 +1,133 @@
+"""How long a migration may hold locks that keep the application out: counted and cut off by a second session.
+
+PostgreSQL's `lock_timeout` bounds waiting for a lock, never holding one. The watch looks at pg_locks while a
+migration's transaction is open; the first strong lock on a table that others can see starts the count, and
+the query is cancelled when it is held for too long, which rolls everything back. Tables that the same
+transaction made are invisible to the second session, and so do not count.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from typing import Final
+
+import psycopg
+
+from godwit.engine.context import StepContext
+from godwit.engine.errors import StepFailed
+from godwit.engine.formats.prisma import TABLE
+from godwit.engine.session import Session
+
+_POLL_SECONDS: Final = 0.05
+
+# The modes that conflict with ROW EXCLUSIVE (writers) or ACCESS SHARE (readers): manual, table 13.2. The
+# history table is locked against other migrators on purpose, and the application does not use it.
+_HELD: Final = """
+SELECT l.relation::regclass::text, l.mode
+  FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE l.pid = %(pid)s AND l.granted AND l.locktype = 'relation' AND c.relkind IN ('r', 'p', 'm')
+   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+   AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+   AND n.nspname NOT IN ('pg_catalog', 'pg_toast', 'information_schema', 'godwit')
+   AND NOT (n.nspname = %(schema)s AND c.relname = %(history)s)
+ ORDER BY l.mode = 'AccessExclusiveLock' DESC LIMIT 1"""
+
+
+class HoldWatch:
+    """Watches the transactions of one session. `limit_ms` is the policy's `maxLockHold`."""
+
+    def __init__(self, ctx: StepContext, session: Session, limit_ms: int) -> None:
+        self.limit_ms = limit_ms
+        self._ctx = ctx
+        self._watched = session
+        self._changed = threading.Condition()
+        self._armed = False
+        self._closed = False
+        self._fired = ""
+        self._thread: threading.Thread | None = None
+
+    @property
+    def fired(self) -> str:
+        """The lock that was held for too long, when the last armed block was cut off for it; else nothing."""
+        return self._fired
+
+    @contextlib.contextmanager
+    def armed(self) -> Iterator[None]:
+        """Count during the block, which holds one transaction."""
+        with self._changed:
+            self._armed, self._fired = True, ""
+            self._changed.notify_all()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="godwit-hold-watch", daemon=True)
+            self._thread.start()
+        try:
+            yield
+        finally:
+            # The condition's lock is held while a cancel is sent: none comes after this line.
+            with self._changed:
+                self._armed = False
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """End the watch and its session."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(timeout=10)
+
+    def _work(self) -> None:
+        session: Session | None = None
+        try:
+            with contextlib.suppress(StepFailed):
+                session = self._ctx.open(cancellable=False)
+            while self._wait_until_armed():
+                session = self._watch(session)
+        finally:
+            if session is not None:
+                session.close()
+
+    def _wait_until_armed(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._armed or self._closed)
+            return not self._closed
+
+    def _watch(self, session: Session | None) -> Session | None:
+        """Look again and again until disarmed. Without a session the whole block counts as holding."""
+        free_at = time.monotonic()
+        while True:
+            held = "locks that could not be looked at"
+            if session is not None:
+                try:
+                    held = self._look(session)
+                except psycopg.Error:
+                    session.close()
+                    session = None
+            now = time.monotonic()
+            if not held:
+                free_at = now
+            with self._changed:
+                if self._at_rest():
+                    return session
+                if held and (now - free_at) * 1000 > self.limit_ms:
+                    self._fired = held
+                    self._cancel(session)
+                self._changed.wait_for(self._at_rest, _POLL_SECONDS)
+                if self._at_rest():
+                    return session
+
+    def _at_rest(self) -> bool:
+        return self._closed or not self._armed
+
+    def _look(self, session: Session) -> str:
+        params = {"pid": self._watched.backend_pid, "schema": self._watched.schema, "history": TABLE}
+        row = session.execute(_HELD, params).fetchone()
+        return f"{row[1]} on {row[0]}" if row else ""
+
+    def _cancel(self, session: Session | None) -> None:
+        with contextlib.suppress(psycopg.Error):
+            if session is not None:
+                session.execute("SELECT pg_cancel_backend(%s)", [self._watched.backend_pid])
+            else:
+                self._watched.conn.cancel_safe(timeout=5)
