@@ -99,7 +99,7 @@ class LocalObjects:
         owners = made["metadata"].get("ownerReferences", [])
         if owners and not any(self.uid_exists(owner["uid"]) for owner in owners):
             # Made for an owner that is no more: the garbage collector takes it at once.
-            self.delete(kind, namespace, name, made["metadata"]["uid"])
+            self.delete(kind, namespace, name)
         return answer
 
     def replace(self, manifest: Manifest) -> Manifest:

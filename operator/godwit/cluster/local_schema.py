@@ -6,6 +6,7 @@ it that no rule of the CRDs is missing here.
 
 import base64
 import binascii
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
@@ -156,7 +157,7 @@ def _errors(schema: Schema, value: Any, path: str) -> Iterator[str]:
 
 def _text_errors(schema: Schema, value: str, where: str) -> Iterator[str]:
     if len(value) < schema.get("minLength", 0):
-        yield f'{where}: Invalid value: "{value}": should be at least {schema["minLength"]} chars long'
+        yield f"{where}: Invalid value: {_said(value)}: should be at least {schema['minLength']} chars long"
     if len(value) > schema.get("maxLength", len(value)):
         yield f"{where}: Too long: may not be more than {schema['maxLength']} characters"
     if "pattern" in schema and not _pattern(schema["pattern"]).search(value):
@@ -233,7 +234,7 @@ def _said(value: Any) -> str:
     """A value as an error shows it: texts in quotes, structures by their kind only."""
     if isinstance(value, dict | list):
         return '"object"' if isinstance(value, dict) else '"array"'
-    return f'"{value}"' if isinstance(value, str) else str(value).lower()
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _join(path: str, name: str) -> str:
