@@ -1,9 +1,76 @@
-"""Fixtures of the tests on a cluster: the real one, and the port's two implementations."""
+"""Fixtures of the tests on a cluster: the real one, and the port's two implementations.
 
-from collections.abc import AsyncIterator
+The real one is the node that `make cluster-up` starts, for the session unless it was up before; or the
+cluster of the kubeconfig that GODWIT_TEST_KUBECONFIG names, which must have the image GODWIT_TEST_IMAGE.
+A person's current context is never used. Whatever is missing is an error that says so, not a skipped test.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from conformance.bed import Bed
+from conformance.kubernetes import CHART, Node, kubernetes_bed
+from conformance.local import local_bed
+
+PROGRAM = Path(__file__).parent / "node" / "cluster"
+KUBECONFIG_VAR = "GODWIT_TEST_KUBECONFIG"
+IMAGE_VAR = "GODWIT_TEST_IMAGE"
+IMAGE = "localhost/godwit:test"
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """The real cluster, our image on it, and the CRDs, installed by helm."""
+    work = tmp_path_factory.mktemp("cluster")
+    image = os.environ.get(IMAGE_VAR, IMAGE)
+    if given := os.environ.get(KUBECONFIG_VAR):
+        assert Path(given).is_file(), f"{KUBECONFIG_VAR} names {given}, which is not a file"
+        yield _ready(Node(Path(given).resolve(), _program("kubectl"), _program("helm"), image, work))
+        return
+    was_up = _cluster("status", check=False).returncode == 0
+    _cluster("image")
+    kubeconfig = Path(_cluster("up").stdout.strip())
+    programs = kubeconfig.parent / "bin"
+    try:
+        yield _ready(Node(kubeconfig, str(programs / "kubectl"), str(programs / "helm"), image, work))
+    finally:
+        if not was_up:
+            _cluster("down")
+
+
+def _ready(node: Node) -> Node:
+    """With the CRDs, as they are now, by a release of the chart that watches only its own namespace."""
+    node.kubectl("version")
+    node.helm(
+        "upgrade", "--install", "crds", str(CHART), "--namespace=godwit-crds", "--create-namespace",
+        f"--set=image.repository={node.image.rpartition(':')[0]},image.tag={node.image.rpartition(':')[2]}",
+    )  # fmt: skip
+    crds = node.kubectl("get", "crd", "-o", "name").split()
+    ours = [name for name in crds if name.endswith(".godwit.dev")]
+    node.kubectl("wait", "--for=condition=Established", *ours, "--timeout=60s")
+    return node
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name)
+    assert found, f"{KUBECONFIG_VAR} is set, but there is no {name} on the PATH"
+    return found
+
+
+def _cluster(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """What the node's program says; fails with its own explanation of what is missing."""
+    done = subprocess.run([PROGRAM, *words], capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        pytest.fail(
+            f"The cluster tests need a Kubernetes: `{PROGRAM.name} {' '.join(words)}` failed.\n"
+            f"{done.stderr.strip()}\nOr name a cluster by {KUBECONFIG_VAR}=FILE.",
+            pytrace=False,
+        )
+    return done
 
 
 @pytest.fixture(params=["local", "kubernetes"])
@@ -16,7 +83,12 @@ def bed(request: pytest.FixtureRequest) -> Bed:
 @pytest.fixture
 async def local_cluster() -> AsyncIterator[Bed]:
     """The local cluster with an empty namespace."""
-    from conformance.local import local_bed
-
     async with local_bed() as made:
+        yield made
+
+
+@pytest.fixture
+async def kubernetes_cluster(node: Node) -> AsyncIterator[Bed]:
+    """The real cluster with an empty namespace, and the chart's service account as the operator's login."""
+    async with kubernetes_bed(node) as made:
         yield made
