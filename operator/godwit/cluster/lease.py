@@ -14,11 +14,11 @@ from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
 
 from godwit.cluster.kubernetes import KubernetesCluster
 
-DURATION = 15.0
+DURATION = 15
 """Seconds after which a Lease that was not renewed may be taken by another; kube-controller-manager's
 default."""
-RENEW_DEADLINE = 10.0
-RETRY = 2.0
+RENEW_DEADLINE = 10
+RETRY = 2
 
 
 async def lead(

@@ -62,7 +62,7 @@ class Rest:
     """JSON in, JSON out, over one pool of connections."""
 
     def __init__(self, client: ApiClient) -> None:
-        self._client = client
+        self.client = client
 
     @staticmethod
     async def connect(kubeconfig: str | None) -> "Rest":
@@ -83,14 +83,9 @@ class Rest:
         client.user_agent = "godwit"
         return Rest(client)
 
-    @property
-    def client(self) -> ApiClient:
-        """The logged-in client, for what the library does by itself (leader election)."""
-        return self._client
-
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.close()
+        await self.client.close()
 
     async def call(
         self,
@@ -123,14 +118,14 @@ class Rest:
         content_type: str,
     ) -> bytes:
         try:
-            method, url, headers, data, _ = await self._client.param_serialize(
+            method, url, headers, data, _ = await self.client.param_serialize(
                 method,
                 path + (f"?{urlencode(query)}" if query else ""),
                 header_params={"Accept": "application/json, */*", "Content-Type": content_type},
                 body=body,
                 auth_settings=["BearerToken"],
             )
-            answer = await self._client.call_api(
+            answer = await self.client.call_api(
                 method, url, header_params=headers, body=data, _request_timeout=_TIMEOUT
             )
             content: bytes = await answer.read()
