@@ -1,0 +1,110 @@
+"""A backup made into a database beside the live one, and compared with its manifest."""
+
+from collections.abc import Mapping
+from typing import Final
+
+import psycopg
+from psycopg import sql
+
+from godwit.contract.reasons import Reason
+from godwit.engine.context import StepContext
+from godwit.engine.dump import archive_chunks
+from godwit.engine.errors import fail
+from godwit.engine.formats import prisma
+from godwit.engine.manifest import Manifest
+from godwit.engine.programs import environment, major, readable, running, version
+from godwit.engine.session import Session
+from godwit.engine.snapshot import TABLES
+from godwit.engine.swap import DatabaseFacts, create_like
+
+_STANDING: Final = "The live database is as it was, and open."
+# pg_restore 17 and later sets it whatever the server; older servers do not know it.
+_TOLERATED: Final = "transaction_timeout"
+
+
+def build(
+    ctx: StepContext, session: Session, facts: DatabaseFacts, name: str, *, location: str, manifest: Manifest
+) -> None:
+    """Make the database *name* like the live one and restore the backup into it; *session* is on another one.
+
+    Raises StepFailed(RestoreNotPossible, RestoreFailed, BackupUnusable).
+    """
+    try:
+        create_like(session, facts, name)
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise fail(
+            Reason.RESTORE_NOT_POSSIBLE,
+            f"A database cannot be made beside the live one: {error.diag.message_primary}.",
+            standing=_STANDING,
+        ) from None
+    older = session.server_version < 170_000 <= major(version(ctx, "pg_restore")) * 10_000
+    arguments = ["pg_restore", "--no-password", f"--dbname={_conninfo(name)}"]
+    arguments += [] if older else ["--exit-on-error"]
+    if ctx.request.connection.role:
+        arguments.append(f"--role={ctx.request.connection.role}")
+    with running(ctx, arguments, environment(ctx, name), stdin=True) as child:
+        for data in archive_chunks(ctx.store(), location, manifest):
+            if not child.feed(data):
+                break
+        status = child.finish()
+        ctx.cancelled.check(standing=_STANDING)
+        errors = child.errors()
+        if status != 0 and not (older and only_tolerated(errors)):
+            raise fail(
+                Reason.RESTORE_FAILED,
+                f"pg_restore ended with status {status}: {readable(errors)}",
+                standing=_STANDING,
+            )
+
+
+def only_tolerated(errors: str) -> bool:
+    """Whether pg_restore complains of nothing but the setting that an older server lacks."""
+    return "errors ignored on restore: 1" in errors and f'parameter "{_TOLERATED}"' in errors
+
+
+def verify_built(session: Session, manifest: Manifest) -> None:
+    """Compare the database of *session* with *manifest*: history, extensions, rows; then ANALYZE.
+
+    Raises StepFailed(RestoreFailed).
+    """
+    problems = []
+    if prisma.read_history(session).state != manifest.state:
+        problems.append("its history is not the one of the backup")
+    extensions: dict[str, str] = dict(
+        session.execute("SELECT extname, extversion FROM pg_extension").fetchall()
+    )
+    problems += _differences("the version of extension", extensions, manifest.extensions)
+    rows = {table: count.rows for table, count in manifest.tables.items()}
+    problems += _differences("the number of rows of", _count_rows(session), rows)
+    if problems:
+        raise fail(
+            Reason.RESTORE_FAILED,
+            f"The restored database is not what was backed up: {'; '.join(problems[:5])}.",
+            standing=_STANDING,
+        )
+    session.execute("ANALYZE")
+
+
+def _differences(what: str, found: Mapping[str, object], expected: Mapping[str, object]) -> list[str]:
+    return [
+        f"{what} {key} is {found.get(key, 'none')} instead of {expected.get(key, 'none')}"
+        for key in sorted(found.keys() | expected.keys())
+        if found.get(key) != expected.get(key)
+    ]
+
+
+def _count_rows(session: Session) -> dict[str, int]:
+    counts = {}
+    with session.conn.transaction():
+        session.execute("SET LOCAL row_security = off")
+        for schema, name, *_ in session.execute(TABLES).fetchall():
+            query = sql.SQL("SELECT count(*) FROM ONLY {}").format(sql.Identifier(schema, name))
+            row = session.execute(query).fetchone()
+            counts[f"{schema}.{name}"] = int(row[0]) if row else 0
+    return counts
+
+
+def _conninfo(name: str) -> str:
+    """A connection string for the database *name*, which may itself look like one."""
+    escaped = name.replace("\\", "\\\\").replace("'", "\\'")
+    return f"dbname='{escaped}'"

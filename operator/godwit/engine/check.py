@@ -1,0 +1,84 @@
+"""Check: what there is at the other end, and which ways back it leaves open. Writes nothing."""
+
+from typing import Final
+
+from godwit.contract.outcome import CheckOutcome, Rung, RungState
+from godwit.contract.reasons import Reason
+from godwit.contract.request import CheckInput
+from godwit.engine import journal, ownership
+from godwit.engine.context import StepContext
+from godwit.engine.errors import StepFailed, fail
+from godwit.engine.obstacles import swap_obstacles
+from godwit.engine.programs import major, version
+from godwit.engine.session import Session
+from godwit.stores.base import StoreError
+
+_FACTS: Final = """
+SELECT pg_database_size(current_database()), (SELECT count(*) FROM pg_stat_replication)"""
+
+
+def check_verb(ctx: StepContext, verb: CheckInput) -> CheckOutcome:
+    """Look at the database, and at the backup store where it is mounted.
+
+    Raises StepFailed: those of connecting, JournalForbidden, StoreUnavailable.
+    """
+    with ctx.session() as session:
+        row = session.execute(_FACTS).fetchone()
+        size, replicas = row or (0, 0)
+        outcome = CheckOutcome(
+            identity=session.identity,
+            server_version=session.server_version,
+            size_bytes=size,
+            stamp=ownership.stamp(session),
+            journal_head=journal.head(session),
+            replicas=replicas,
+            rollback_options=rollback_options(session),
+            warnings=tuple(_warnings(ctx, session, size=size, store=verb.store)),
+        )
+    if verb.store:
+        try:
+            ctx.store().free_bytes()
+        except StoreError as error:
+            raise fail(
+                Reason.STORE_UNAVAILABLE, str(error), standing="Nothing was changed.", outcome=outcome
+            ) from None
+    return outcome
+
+
+def rollback_options(session: Session, *, backup: bool = True) -> tuple[RungState, ...]:
+    """The ways back on this database, in order, each with why it is closed; *backup*: the run will have one.
+
+    Whether a down.sql exists and loses nothing is the plan's to add.
+    """
+    obstacles = swap_obstacles(session) if backup else ["the run makes no backup"]
+    return (
+        RungState(rung=Rung.TRANSACTION, possible=True),
+        RungState(rung=Rung.UNDO, possible=True),
+        RungState(rung=Rung.DOWN, possible=True),
+        RungState(rung=Rung.RESTORE, possible=not obstacles, why="; ".join(obstacles)),
+    )
+
+
+def _warnings(ctx: StepContext, session: Session, *, size: int, store: bool) -> list[str]:
+    found = []
+    foreign = ownership.foreign_stamp(session)
+    if foreign is not None:
+        found.append(f"The journal was copied from another database, one of environment {foreign.value}.")
+    try:
+        dump = version(ctx, "pg_dump")
+    except StepFailed as failed:
+        found.append(failed.failure.message)
+    else:
+        if major(dump) < session.server_version // 10_000:
+            found.append(
+                f"The server is PostgreSQL {session.server_version // 10_000}, but pg_dump is {dump}: "
+                "no backup can be made."
+            )
+    if store:
+        try:
+            free = ctx.store().free_bytes()
+        except StoreError:
+            return found  # said as the step's failure
+        if free < size:
+            found.append(f"The backup store has {free} bytes left, the database has {size}.")
+    return found

@@ -1,0 +1,197 @@
+"""The fence: no new connections to a database for a moment, and never for longer than was said.
+
+ALLOW_CONNECTIONS false works for a plain owner, is reversible, and keeps superusers out too; it is set from
+another database, and sessions that are open already stay (PostgreSQL manual, ALTER DATABASE). The way to lift
+it stands in the database's comment, for a person and for the next attempt.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+import psycopg
+from psycopg import sql
+
+from godwit.contract.reasons import Reason
+from godwit.engine.errors import StepFailed, fail
+from godwit.engine.session import Session
+
+_MARK: Final = "Closed by Godwit"
+_FORMER: Final = "Its comment was: "
+_POLL_SECONDS: Final = 0.05
+_PATIENCE_SECONDS: Final = 30
+_RETRY_SECONDS: Final = 0.5
+
+_STANDS: Final = """
+SELECT datallowconn, shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s"""
+
+_SESSIONS: Final = """
+SELECT pid, usename FROM pg_stat_activity
+ WHERE datname = %s AND pid <> ALL (%s) AND usesysid IS NOT NULL"""
+"""Clients of every kind. Workers of autovacuum have no user; a rename ends them by itself."""
+
+
+class Fence:
+    """The fence around *database*, set and lifted on *session*, which is on another database of the server.
+
+    *reconnect* gives another such session, for when that one broke: a fence outlives a restart.
+    """
+
+    def __init__(self, session: Session, database: str, reconnect: Callable[[], Session]) -> None:
+        self.session = session
+        self.database = database
+        self._reconnect = reconnect
+        self.swapped = False
+        self.expired = False
+        self._deadline = 0.0
+        self._guard = threading.RLock()
+
+    @contextmanager
+    def closed(self, timeout_ms: int, on_expiry: Callable[[], None]) -> Iterator["Fence"]:
+        """Closed for the block, lifted at its end unless the swap was done, and after *timeout_ms* anyway.
+
+        *on_expiry* stops what goes on behind the fence. Raises StepFailed(FenceLeft, RestoreNotPossible).
+        """
+        timer = threading.Timer(timeout_ms / 1000, self._expire, (on_expiry,))
+        timer.daemon = True
+        self._deadline = time.monotonic() + timeout_ms / 1000
+        self._close(timeout_ms)
+        timer.start()
+        try:
+            yield self
+        finally:
+            timer.cancel()
+            with self._guard:
+                if not self.swapped:
+                    self._lift()
+
+    def end_sessions(self, keep: int, standing: str) -> None:
+        """End every session of the database but the server process *keep*, and wait until they are gone.
+
+        Raises StepFailed(RestoreNotPossible) when one may not be ended or does not end.
+        """
+        while True:
+            self.check(standing)
+            with self._guard:
+                left = self.session.execute(_SESSIONS, [self.database, [keep]]).fetchall()
+                for pid, user in left:
+                    try:
+                        self.session.execute("SELECT pg_terminate_backend(%s)", [pid])
+                    except psycopg.errors.InsufficientPrivilege:
+                        raise fail(
+                            Reason.RESTORE_NOT_POSSIBLE,
+                            f"The role may not end process {pid} of user {user}, which uses the database.",
+                            standing=standing,
+                            hint="GRANT pg_signal_backend to the role; superusers' sessions stay.",
+                        ) from None
+            if not left:
+                return
+            time.sleep(_POLL_SECONDS)
+
+    def check(self, standing: str) -> None:
+        """Raise StepFailed(RestoreNotPossible) when the fence's time is over."""
+        if self.expired or time.monotonic() > self._deadline:
+            raise fail(
+                Reason.RESTORE_NOT_POSSIBLE,
+                "What had to be done behind the fence took longer than `fenceTimeout`; the fence was lifted.",
+                standing=standing,
+            )
+
+    @contextmanager
+    def swapping(self, standing: str) -> Iterator[None]:
+        """The block replaces the database, fence and all; the fence's time cannot run out meanwhile."""
+        with self._guard:
+            self.check(standing)
+            yield
+            self.swapped = True
+
+    def _expire(self, on_expiry: Callable[[], None]) -> None:
+        with self._guard:
+            if self.swapped:
+                return
+            self.expired = True
+            with suppress(Exception):
+                self._lift()
+        with suppress(Exception):
+            on_expiry()
+
+    def _close(self, timeout_ms: int) -> None:
+        row = self.session.execute(_STANDS, [self.database]).fetchone()
+        former = row[1] if row else None
+        name = sql.Identifier(self.database)
+        text = (
+            f"{_MARK} for at most {timeout_ms / 1000:g} s, to put a restored database in its place. "
+            f"To open it: {_opening(self.session, self.database)} {_FORMER}{json.dumps(former)}"
+        )
+        try:
+            with self.session.conn.transaction():
+                self.session.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(name, sql.Literal(text)))
+                self.session.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(name))
+        except psycopg.Error as error:
+            self._lift()
+            raise fail(
+                Reason.RESTORE_NOT_POSSIBLE,
+                f"The database cannot be closed to connections: {error.diag.message_primary or error}",
+                standing="The live database is as it was, and open.",
+            ) from None
+
+    def _lift(self) -> None:
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        try:
+            lift(self.session, self.database)
+        except StepFailed as failed:
+            last = failed
+        else:
+            return
+        while time.monotonic() < deadline:
+            try:
+                with self._reconnect() as session:
+                    lift(session, self.database)
+            except StepFailed as failed:
+                last = failed if failed.failure.reason is Reason.FENCE_LEFT else last
+                time.sleep(_RETRY_SECONDS)
+            else:
+                return
+        raise last
+
+
+def lift(session: Session, database: str) -> bool:
+    """Open *database* again where Godwit closed it, with the comment that it had. Returns whether it did.
+
+    Raises StepFailed(FenceLeft) with the statement to run where that is not possible.
+    """
+    try:
+        row = session.execute(_STANDS, [database]).fetchone()
+        if row is None or not (row[1] or "").startswith(_MARK):
+            return False
+        former = json.loads(row[1].partition(_FORMER)[2] or "null")
+        name = sql.Identifier(database)
+        with session.conn.transaction():
+            session.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
+            session.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(name, sql.Literal(former)))
+    except (psycopg.Error, ValueError) as error:
+        raise fail(
+            Reason.FENCE_LEFT,
+            f"The database {database} is closed to connections and could not be opened again: "
+            f"{type(error).__name__}. Let its owner run: {_opening(session, database)}",
+            standing=f"The database {database} is as it was, but closed to connections.",
+            hint=_opening(session, database),
+        ) from None
+    return True
+
+
+def closed_by_others(session: Session, database: str) -> bool:
+    """Whether *database* is closed to connections, and not by Godwit."""
+    row = session.execute(_STANDS, [database]).fetchone()
+    return row is not None and not row[0] and not (row[1] or "").startswith(_MARK)
+
+
+def _opening(session: Session, database: str) -> str:
+    return (
+        sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true;")
+        .format(sql.Identifier(database))
+        .as_string(session.conn)
+    )

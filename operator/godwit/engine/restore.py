@@ -1,0 +1,346 @@
+"""Restore by swap: built beside the live database, which is closed only to count again and to rename.
+
+Every stop before the rename leaves the live database as it was, and open. The rename is one transaction, and
+the journal with this restore's own row is in the new database before it; so an attempt that finds the rename
+done has nothing left to do, and one that does not begins anew.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import psycopg
+
+from godwit.contract.base import digest
+from godwit.contract.outcome import RestoreOutcome
+from godwit.contract.policy import Environment
+from godwit.contract.reasons import Reason
+from godwit.contract.request import BackupType, RestoreInput
+from godwit.engine import journal, ownership, swap
+from godwit.engine.build import build, verify_built
+from godwit.engine.context import StepContext
+from godwit.engine.errors import StepFailed, fail, from_postgres
+from godwit.engine.fence import Fence, closed_by_others, lift
+from godwit.engine.lock import check_fence, migration_lock
+from godwit.engine.loss_since import loss_refusal
+from godwit.engine.manifest import Manifest, read_manifest
+from godwit.engine.obstacles import swap_obstacles
+from godwit.engine.programs import major, version
+from godwit.engine.session import Session
+from godwit.engine.snapshot import Written, total, written_since
+from godwit.stores.base import StoreError
+
+VERB: Final = "Restore"
+AS_IT_WAS: Final = "The live database is as it was, and open."
+_MARK: Final = 6
+# NAMEDATALEN - 1 bytes, less the longest suffix below.
+_NAME_BYTES: Final = 63 - len("_godwit_restore_") - 2 * _MARK
+_MAINTENANCE: Final = ("postgres", "template1")
+
+
+@dataclass(frozen=True)
+class Names:
+    """The databases of one restore, by names that every attempt at it finds again."""
+
+    live: str
+    building: str
+    old: str
+
+    @staticmethod
+    def of(live: str, operation: str) -> "Names":
+        """The names for a restore of *live* on behalf of *operation*."""
+        stem = live.encode()[:_NAME_BYTES].decode("utf-8", "ignore")
+        # Two databases whose names begin alike must not meet in the shortened ones.
+        mark = digest(live.encode())[:_MARK] + digest(operation.encode())[:_MARK]
+        return Names(live, f"{stem}_godwit_restore_{mark}", f"{stem}_godwit_old_{mark}")
+
+    @property
+    def all_building(self) -> str:
+        """How the names of every unfinished restore of this database begin."""
+        return self.building[:-_MARK]
+
+
+def restore_verb(ctx: StepContext, verb: RestoreInput) -> RestoreOutcome:
+    """Put the backup at the verb's location in the place of the live database, and keep the former one.
+
+    Raises StepFailed: BackupUnusable, DataWouldBeLost, SharedDatabase, RestoreNotPossible, RestoreFailed,
+    FenceLeft, LockHeld, StateMoved, TooLate, StoreUnavailable, ConnectionLost and those of connecting.
+    """
+    names = Names.of(ctx.target.database, ctx.request.operation or verb.location)
+    try:
+        with _maintenance(ctx, names.live) as session, migration_lock(ctx, session, key=lock_key(names.live)):
+            ctx.point("restore.start")
+            lift(session, names.live)
+            done = _done_before(ctx, session, names)
+            if done is not None:
+                ctx.resumed.set()
+                return done
+            manifest = _usable(ctx, verb)
+            _drop_unfinished(session, names)
+            try:
+                return _replace(_Job(ctx, verb, manifest, names), session)
+            except BaseException:
+                with contextlib.suppress(psycopg.Error):
+                    _drop_unfinished(session, names)
+                raise
+    except StoreError as error:
+        raise fail(Reason.STORE_UNAVAILABLE, str(error), standing=AS_IT_WAS) from None
+    except psycopg.Error as error:
+        raise from_postgres(error, default=Reason.RESTORE_FAILED, standing=AS_IT_WAS) from None
+
+
+def lock_key(database: str) -> int:
+    """The advisory lock of the maintenance database that keeps two restores of *database* apart."""
+    return int.from_bytes(hashlib.sha256(f"godwit restore {database}".encode()).digest()[:8], "big") >> 1
+
+
+@contextlib.contextmanager
+def _maintenance(ctx: StepContext, live: str, *, cancellable: bool = True) -> Iterator[Session]:
+    """A session on another database of the server: a database cannot be renamed from within."""
+    for name in _MAINTENANCE:
+        if name == live:
+            continue
+        try:
+            session = ctx.open(writing=True, database=name, cancellable=cancellable)
+        except StepFailed as failed:
+            if name != _MAINTENANCE[-1] and failed.failure.reason in (
+                Reason.DATABASE_MISSING,
+                Reason.PERMISSION_DENIED,
+            ):
+                continue
+            raise
+        try:
+            yield session
+        finally:
+            ctx.cancelled.unregister(session.conn.cancel_safe)
+            session.close()
+        return
+
+
+def _done_before(ctx: StepContext, session: Session, names: Names) -> RestoreOutcome | None:
+    """The outcome of this very restore where it was done already; nothing is done twice.
+
+    Raises StepFailed(DatabaseChanged) when the live database is neither the one that was asked for nor ours.
+    """
+    with ctx.session(database=names.live) as live:
+        found = journal.find_done(live, ctx.request, VERB) or journal.find_done_by_object(
+            live, ctx.request, VERB
+        )
+        if found is not None:
+            return RestoreOutcome.model_validate(found)
+        expected = ctx.request.identity
+        if expected is not None and not expected.same_database(live.identity):
+            raise fail(
+                Reason.DATABASE_CHANGED,
+                f"{names.live} is database {live.identity.key}, but {expected.key} was to be replaced.",
+                standing="Nothing was changed.",
+            )
+    if closed_by_others(session, names.live):
+        raise fail(
+            Reason.RESTORE_NOT_POSSIBLE,
+            f"{names.live} is closed to connections, and not by Godwit.",
+            standing="Nothing was changed.",
+        )
+    return None
+
+
+def _usable(ctx: StepContext, verb: RestoreInput) -> Manifest:
+    manifest = read_manifest(ctx.store(), verb.location)
+    problem = ""
+    if manifest is None:
+        problem = "no finished backup is there"
+    elif manifest.type is not BackupType.FULL:
+        problem = f"it is {manifest.type.value}"
+    elif manifest.sha256 != verb.sha256:
+        problem = "it has another checksum than the one that was asked for"
+    elif major(manifest.dump_version) > major(version(ctx, "pg_restore")):
+        problem = f"it was made by pg_dump {manifest.dump_version}, which is newer than pg_restore here"
+    if manifest is None or problem:
+        raise fail(
+            Reason.BACKUP_UNUSABLE,
+            f"The backup {verb.location} cannot be restored: {problem}.",
+            standing=AS_IT_WAS,
+        )
+    return manifest
+
+
+def _drop_unfinished(session: Session, names: Names) -> None:
+    """Drop what unfinished restores of this database left; the lock says that none is under way."""
+    for name in swap.databases(session):
+        if name.startswith(names.all_building):
+            swap.drop(session, name)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every stage of one restore needs to know."""
+
+    ctx: StepContext
+    verb: RestoreInput
+    manifest: Manifest
+    names: Names
+
+
+def _replace(job: _Job, session: Session) -> RestoreOutcome:
+    """Count, build, verify, close, count again, rename; *session* is on another database of the server."""
+    ctx = job.ctx
+    with ctx.session(writing=True) as live, migration_lock(ctx, live):
+        check_fence(ctx, live)
+        journal.ensure(live)
+        ownership.claim(live, ctx.request)
+        try:
+            obstacles = swap_obstacles(live)
+            if obstacles:
+                raise fail(Reason.RESTORE_NOT_POSSIBLE, "; ".join(obstacles) + ".", standing=AS_IT_WAS)
+            _same_line(live, job.manifest)
+            _judge(job, live)
+            _build(job, session)
+            with ctx.session(writing=True, database=job.names.building) as restored:
+                return _swap(job, session, live, restored)
+        except BaseException:
+            with contextlib.suppress(psycopg.Error, StepFailed):
+                ownership.release(live, ctx.request.operation)
+            raise
+
+
+def _build(job: _Job, session: Session) -> None:
+    facts = swap.describe(session, job.names.live)
+    if facts is None:
+        raise fail(Reason.DATABASE_MISSING, f"{job.names.live} was renamed meanwhile.")
+    job.ctx.point("restore.before_build")
+    build(job.ctx, session, facts, job.names.building, location=job.verb.location, manifest=job.manifest)
+    job.ctx.point("restore.built")
+    differences = swap.carry_properties(session, facts, job.names.building)
+    if differences:
+        raise fail(
+            Reason.RESTORE_FAILED,
+            f"The restored database differs in: {', '.join(differences)}.",
+            standing=AS_IT_WAS,
+        )
+
+
+def _swap(job: _Job, session: Session, live: Session, restored: Session) -> RestoreOutcome:
+    ctx, names = job.ctx, job.names
+    verify_built(restored, job.manifest)
+    ctx.cancelled.check(standing=AS_IT_WAS)
+    ctx.point("restore.before_fence")
+    # Not to be cut short when the step is told to end: this session lifts the fence.
+    with _maintenance(ctx, names.live, cancellable=False) as keeper:
+        fence = Fence(
+            keeper,
+            names.live,
+            lambda: ctx.open(writing=True, database=session.identity.name, cancellable=False),
+        )
+        with fence.closed(job.verb.fence_timeout_ms, live.conn.cancel_safe):
+            outcome = _behind_fence(job, fence, live, restored)
+    ctx.point("restore.swapped")
+    ctx.log.info("restore.swapped", message=f"the former database is {names.old}", old_database=names.old)
+    return outcome
+
+
+def _behind_fence(job: _Job, fence: Fence, live: Session, restored: Session) -> RestoreOutcome:
+    ctx, names = job.ctx, job.names
+    ctx.point("restore.fenced")
+    ctx.log.info("restore.fenced", message=f"{names.live} takes no new connections")
+    fence.end_sessions(live.backend_pid, AS_IT_WAS)
+    try:
+        written = _judge(job, live)
+        swap.carry_sequences(live, restored)
+        outcome = _carry_journal(job, live, restored, total(written.values()))
+    except psycopg.Error:
+        fence.check(AS_IT_WAS)  # where its time ran out the query was cancelled by ourselves
+        raise
+    ctx.cancelled.check(standing=AS_IT_WAS)
+    ctx.point("restore.counted")
+    live.close()
+    restored.close()
+    ctx.point("restore.before_swap")
+    lost = _rows(outcome.lost_rows)
+    comment = (
+        f"Was {names.live} until Godwit restored a backup into its place ({ctx.request.object}). "
+        f"Only here: {lost} written since that backup. Drop it when it is no longer needed."
+    )
+    try:
+        with fence.swapping(AS_IT_WAS):
+            swap.rename_both(
+                fence.session, live=names.live, restored=names.building, old=names.old, comment=comment
+            )
+    except psycopg.errors.ObjectInUse as error:
+        raise fail(
+            Reason.RESTORE_NOT_POSSIBLE,
+            f"The databases cannot be renamed: {error.diag.message_primary}.",
+            standing=AS_IT_WAS,
+            hint="A prepared transaction, or a background worker, uses it.",
+        ) from None
+    except psycopg.OperationalError as error:
+        raise from_postgres(
+            error,
+            default=Reason.CONNECTION_LOST,
+            standing="The connection broke during the rename; the next attempt sees whether it was done.",
+        ) from None
+    return outcome
+
+
+def _judge(job: _Job, live: Session) -> dict[str, Written]:
+    """Count what was written since the backup; raise when it may not be lost."""
+    since = job.manifest.started_at
+    written = written_since(live, job.manifest.snapshot, job.manifest.tables)
+    job.ctx.log.info(
+        "restore.counted",
+        message=f"{_rows(total(written.values()))} written since {since:%Y-%m-%dT%H:%M:%SZ}",
+        tables={name: w.to_json() for name, w in sorted(written.items())[:20]},
+    )
+    schemas = {live.schema, *job.ctx.request.connection.schemas}
+    refusal = loss_refusal(written, accepted=job.verb.accept_data_loss, schemas=schemas, since=since)
+    if refusal is not None:
+        reason, message = refusal
+        raise fail(reason, message, standing=AS_IT_WAS)
+    return written
+
+
+def _rows(number: int) -> str:
+    return "an unknown number of rows" if number < 0 else f"{number} row{'' if number == 1 else 's'}"
+
+
+def _same_line(live: Session, manifest: Manifest) -> None:
+    """The backup is of this database, or of one that an earlier restore replaced by it.
+
+    Raises StepFailed(BackupUnusable).
+    """
+    if manifest.identity.same_database(live.identity):
+        return
+    replaced = live.execute(
+        "SELECT FROM godwit.journal WHERE event = 'Done' AND verb = %s AND detail ->> 'replaced' = %s",
+        [VERB, manifest.identity.key],
+    )
+    if replaced.rowcount == 0:
+        raise fail(
+            Reason.BACKUP_UNUSABLE,
+            f"The backup is of database {manifest.identity.key}, this one is {live.identity.key}.",
+            standing=AS_IT_WAS,
+        )
+
+
+def _carry_journal(job: _Job, live: Session, restored: Session, lost_rows: int) -> RestoreOutcome:
+    """Take the whole journal along: what was done once is known for ever, this restore among it."""
+    request = job.ctx.request
+    stamp = ownership.stamp(live)
+    with restored.conn.transaction():
+        journal.ensure(restored)
+        for table in ("journal", "settings"):
+            swap.copy_table(live, restored, journal.SCHEMA, table)
+        ownership.write_stamp(restored, Environment.stricter(request.environment, stamp))
+        ownership.release(restored, request.operation)
+        outcome = RestoreOutcome(
+            identity=restored.identity.model_copy(update={"name": job.names.live}),
+            old_database=job.names.old,
+            state=job.manifest.state,
+            current=job.manifest.current,
+            lost_rows=lost_rows,
+            journal_head=journal.head(restored) + 1,
+        )
+        detail = {"outcome": outcome.to_json(), "replaced": live.identity.key}
+        journal.append(restored, request, journal.Event.DONE, verb=VERB, detail=detail)
+    return outcome
