@@ -181,7 +181,7 @@ def test_set_local_is_fine_and_other_settings_are_set_right_again(project):
     project.write(
         "003_look",
         "CREATE TABLE seen AS SELECT current_setting('search_path') AS path, "
-        "current_setting('standard_conforming_strings') AS strings, current_setting('lock_timeout') AS waits;",
+        "current_setting('standard_conforming_strings') AS strings, current_setting('lock_timeout') AS wait;",
     )
     assert project.apply().applied == 3
     assert project.database.psql("SELECT * FROM seen") == '"public"|on|2s'

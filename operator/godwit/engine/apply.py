@@ -58,7 +58,7 @@ def apply_verb(ctx: StepContext, verb: ApplyInput) -> ApplyOutcome:
         except StepFailed as exc:
             outcome = applying.outcome(exc)
             if exc.failure.terminal:
-                ownership.release(session, ctx.request.operation)
+                ownership.release_quietly(session, ctx.request.operation)
             raise exc.beside(outcome) from exc.__cause__
         except psycopg.Error as exc:
             lost = from_postgres(exc, default=Reason.INTERNAL_ERROR, standing=_UNCERTAIN)
@@ -92,11 +92,11 @@ class _Applying:
         self.failing = None
 
     def _one(self, run: Run, step: PlannedMigration) -> None:
-        if self._in_transaction(step):
+        progress = progress_of(self.own.entries, step, self.verb.verb)
+        if progress.started is None and self._in_transaction(step):
             piece = Piece.whole(step.name, step.run)
             transactional(run, piece, before=self._prepare, finish=lambda txid: self._finish(run, step, txid))
             return
-        progress = progress_of(self.own.entries, step, self.verb.verb)
         if progress.started is None:
             progress = self._start(run, step)
         run_statements(run, step, progress, settle=lambda left: self._settle(run, step, progress, left))

@@ -3,15 +3,17 @@
 Both are kept in `godwit.settings`, beside the journal.
 """
 
+import contextlib
 from typing import Final
 
+import psycopg
 from psycopg.types.json import Jsonb
 
 from godwit.contract.policy import Environment
 from godwit.contract.reasons import Reason
 from godwit.contract.request import StepRequest
 from godwit.engine import journal
-from godwit.engine.errors import fail
+from godwit.engine.errors import StepFailed, fail
 from godwit.engine.session import Session
 
 _CLAIM_GAP_S: Final = 120
@@ -56,6 +58,12 @@ def release(session: Session, operation: str) -> None:
             "DELETE FROM godwit.settings WHERE key = 'activeOperation' AND value ->> 'operation' = %s",
             (operation,),
         )
+
+
+def release_quietly(session: Session, operation: str) -> None:
+    """As `release`, on the way out of a failure, which counts more: the claim ends by itself soon enough."""
+    with contextlib.suppress(psycopg.Error, StepFailed):
+        release(session, operation)
 
 
 def stamp(session: Session) -> Environment | None:

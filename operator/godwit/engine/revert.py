@@ -59,7 +59,7 @@ def revert_verb(ctx: StepContext, verb: RevertInput) -> RevertOutcome:
         except StepFailed as exc:
             outcome = reverting.outcome(exc)
             if exc.failure.terminal:
-                ownership.release(session, ctx.request.operation)
+                ownership.release_quietly(session, ctx.request.operation)
             raise exc.beside(outcome) from exc.__cause__
         except psycopg.Error as exc:
             lost = from_postgres(exc, default=Reason.INTERNAL_ERROR, standing=_UNCERTAIN)
@@ -189,7 +189,8 @@ class _Reverting:
             raise _lossy(step.name, f"since then was written: {'; '.join(lost[:5])}")
 
     def _one(self, run: Run, step: PlannedMigration) -> None:
-        if self._in_transaction(step):
+        progress = progress_of(self.own.entries, step, self.verb.verb)
+        if progress.started is None and self._in_transaction(step):
             transactional(
                 run,
                 Piece.whole(step.name, step.run),
@@ -198,7 +199,6 @@ class _Reverting:
                 standing=f"{step.name} stays applied; its way back was rolled back.",
             )
             return
-        progress = progress_of(self.own.entries, step, self.verb.verb)
         if progress.started is None:
             progress = self._start(run, step)
         run_statements(run, step, progress, settle=lambda left: self._settle(step, left))

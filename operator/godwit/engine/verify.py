@@ -46,7 +46,7 @@ def verify_verb(ctx: StepContext, verb: VerifyInput) -> VerifyOutcome:
             run_checks(session, verb.checks, Reason.VERIFY_FAILED, standing=_UNTOUCHED)
             _no_invalid_index(session, ctx.request.operation)
         except StepFailed as failed:
-            ownership.release(session, ctx.request.operation)
+            ownership.release_quietly(session, ctx.request.operation)
             raise failed.beside(outcome) from None
         ctx.point("verify.before_record")
         if journal.exists(session):
