@@ -23,9 +23,10 @@ _ROWS = re.compile(r"^(COPY .* FROM stdin;\n)(.*?)^\\\.$", re.MULTILINE | re.DOT
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what lies below tests/cluster, and give it the time that a real Kubernetes needs."""
     for item in items:
-        # The conformance suite runs on the local cluster too, and needs nothing there.
-        bed = item.callspec.params.get("bed") if hasattr(item, "callspec") else None
-        if (TESTS / "cluster") in item.path.parents and bed != "local":
+        # The conformance suite and the scenarios run on the local cluster too, and need nothing there.
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        local = "local" in (params.get("bed"), params.get("stage"))
+        if (TESTS / "cluster") in item.path.parents and not local:
             item.add_marker(pytest.mark.cluster)
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(300))

@@ -15,6 +15,11 @@ import pytest
 from conformance.bed import Bed
 from conformance.kubernetes import CHART, Node, kubernetes_bed
 from conformance.local import local_bed
+from scenarios.local import LocalStage
+from scenarios.local import local_stage as open_local_stage
+from scenarios.stage import Play, Stage, Store
+
+from godwit.cli.embedded import EmbeddedPostgres
 
 PROGRAM = Path(__file__).parent / "node" / "cluster"
 KUBECONFIG_VAR = "GODWIT_TEST_KUBECONFIG"
@@ -91,4 +96,26 @@ async def local_cluster() -> AsyncIterator[Bed]:
 async def kubernetes_cluster(node: Node) -> AsyncIterator[Bed]:
     """The real cluster with an empty namespace, and the chart's service account as the operator's login."""
     async with kubernetes_bed(node) as made:
+        yield made
+
+
+@pytest.fixture(params=["local", "kubernetes"])
+def stage(request: pytest.FixtureRequest) -> Stage:
+    """A stage of each kind in turn: a cluster with the operator at work, and a database."""
+    found: Stage = request.getfixturevalue(f"{request.param}_stage")
+    return found
+
+
+@pytest.fixture
+def play(stage: Stage) -> Play:
+    """The words that scenarios are told in."""
+    return Play(stage)
+
+
+@pytest.fixture
+async def local_stage(
+    postgres_server: EmbeddedPostgres, database: Store, tmp_path: Path
+) -> AsyncIterator[LocalStage]:
+    """The operator on the local cluster, and a fresh database of the embedded server."""
+    async with open_local_stage(postgres_server, database, tmp_path) as made:
         yield made

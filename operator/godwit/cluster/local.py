@@ -212,6 +212,10 @@ class LocalCluster:
         self._steps.volumes[namespace, claim_name] = folder
         self._steps.look_again()
 
+    def jobs(self, namespace: str) -> Sequence[str]:
+        """Names of the Jobs of a namespace."""
+        return self._steps.names(namespace)
+
     def log(self, namespace: str, job: str) -> str | None:
         """What a step has printed so far (JSON lines); None without a Job."""
         return self._steps.log(namespace, job)

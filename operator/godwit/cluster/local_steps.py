@@ -93,6 +93,10 @@ class LocalSteps:
             return StepSeen(step.seen.state, foreign=True)
         return step.seen
 
+    def names(self, namespace: str) -> list[str]:
+        """Names of the Jobs of a namespace, in order."""
+        return sorted(job for place, job in self._steps if place == namespace)
+
     def log(self, namespace: str, job: str) -> str | None:
         """What the step has printed so far; None without a Job."""
         step = self._steps.get((namespace, job))

@@ -117,6 +117,10 @@ class Controller:
             task.add_done_callback(self._serving.discard)
         await self.idle()
 
+    def under_way(self) -> set[asyncio.Task[None]]:
+        """The passes that are being made."""
+        return set(self._serving)
+
     async def idle(self, longest: float | None = None) -> None:
         """Wait until no pass is under way; at most *longest* seconds."""
         if self._serving:

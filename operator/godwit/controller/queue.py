@@ -1,6 +1,7 @@
 """Our own work queue: keys, each once, one at a time for each database, when they are due."""
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 from collections.abc import Callable, Hashable
@@ -96,10 +97,9 @@ class WorkQueue:
             if timeout == 0.0:
                 timeout = longest  # due, but its group is busy: `done` wakes us
         self._changed.clear()
-        try:
-            await asyncio.wait_for(self._changed.wait(), timeout)
-        except TimeoutError:
-            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):  # wait_for of Python 3.11 can swallow a cancellation
+                await self._changed.wait()
 
     def poke(self) -> None:
         """Look again now (the clock may have moved)."""

@@ -1,6 +1,6 @@
 """DatabaseBackup: make one, read it back, and under Delete remove its file with the object."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from godwit.api.backup import DatabaseBackup, DatabaseBackupStatus
@@ -12,6 +12,7 @@ from godwit.contract.request import BackupInput, DeleteBackupInput, StepRequest,
 from godwit.planner.conditions import Stand, Verdict, announce, conditions, phase
 from godwit.planner.decision import GONE, Decision, Effect, SetFinalizer, StepSeen, StepSpec
 from godwit.planner.policy import connection_of
+from godwit.planner.runs import PLAN_AGAIN
 from godwit.planner.step import Step, again, drive, job_name, tidy
 
 DUMP_BUDGET = 24 * 3_600
@@ -44,9 +45,9 @@ def decide(seen: BackupSeen, now: datetime) -> Decision:
     if status.verified:
         effects = (*effects, *_tidy(seen, "backup"))
         return _decision(seen, status, _done(status), now, effects=effects)
-    if status.failure is not None and status.failure.terminal:
+    if status.failure is not None:
         effects = (*effects, *_tidy(seen, "backup"))
-        return _decision(seen, status, Verdict.of(status.failure), now, effects=effects)
+        return _decision(seen, status, _over(status.failure), now, effects=effects)
     waiting = _waiting(seen)
     if waiting is not None and status.step("backup") is None:
         return _decision(seen, status, Verdict.of(waiting), now, effects=effects, again_in=15.0)
@@ -54,7 +55,7 @@ def decide(seen: BackupSeen, now: datetime) -> Decision:
     if seen.database is None:
         text = f"PostgresDatabase {backup.spec.database_ref.name} was deleted meanwhile."
         failure = Failure(reason=Reason.BACKUP_FAILED, message=text)
-        return _decision(seen, status.model_copy(update={"failure": failure}), Verdict.of(failure), now)
+        return _decision(seen, status.model_copy(update={"failure": failure}), _over(failure), now)
     return _dumping(seen, seen.database, effects, now)
 
 
@@ -94,19 +95,24 @@ def _dumping(
     progress = drive(step, status.step("backup"), seen.steps.get("backup", GONE), now)
     update: dict[str, object] = {"steps": (progress.record,), "volume": volume, "location": location}
     failure = progress.failure
+    over = failure is not None and failure.terminal
     if progress.outcome is not None:
         failure = progress.outcome.failure
         if failure is None:
             update |= _facts(progress.outcome)
             done = status.model_copy(update=update)
             return _decision(seen, done, _done(done), now, effects=(*effects, *progress.effects))
-        if not failure.terminal:
+        # A run's backup is of the planned state or of no use: the run ends, and its migration is planned again.
+        over = failure.terminal or (order is not None and failure.reason in PLAN_AGAIN)
+        if not over:
             progress = again(progress, now)
             update["steps"] = (progress.record,)
-    if failure is not None and failure.terminal:
+    if failure is not None and over:
         update["failure"] = failure
     told = status.model_copy(update=update)
-    verdict = Verdict.of(failure) if failure else Verdict.moving(Reason.BACKING_UP)
+    verdict = Verdict.moving(Reason.BACKING_UP)
+    if failure is not None:
+        verdict = _over(failure) if over else Verdict.of(failure)
     both = (*effects, *progress.effects)
     return _decision(seen, told, verdict, now, effects=both, again_in=progress.again_in)
 
@@ -218,9 +224,14 @@ def _tidy(seen: BackupSeen, name: str) -> tuple[Effect, ...]:
     return tidy(record, seen.steps.get(name, GONE), seen.backup.metadata.namespace)
 
 
+def _over(failure: Failure) -> Verdict:
+    """The verdict on a backup that will not be tried again."""
+    return replace(Verdict.of(failure), stand=Stand.STALLED)
+
+
 def _done(status: DatabaseBackupStatus) -> Verdict:
     if status.failure is not None:
-        return Verdict.of(status.failure)
+        return _over(status.failure)
     size = f"{status.size_bytes / 1_048_576:.1f} MiB, {status.tables} tables"
     return Verdict(
         Stand.READY, Reason.BACKED_UP, f"{size}; the archive was read back and its checksum matches."

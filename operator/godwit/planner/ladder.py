@@ -46,7 +46,7 @@ AFTER_COMMIT = {Reason.VERIFY_FAILED}
 def climb(fall: Fall) -> Climb:
     """The next rung.
 
-    Nothing is climbed after a check that failed after COMMIT, nor where nothing of ours is left in the database.
+    Nothing is climbed after a check that failed after COMMIT, nor where nothing of ours is left.
     Down files only under RollBack (or when a person asks), and never for a half-done file. A restore only
     where the database's owner has consented and a backup of this run exists; the step counts what it would
     lose.

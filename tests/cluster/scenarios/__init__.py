@@ -1,0 +1,1 @@
+"""What the scenario tests stand on: the same stories on the local cluster and on a real one."""

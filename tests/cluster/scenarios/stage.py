@@ -1,0 +1,271 @@
+"""A stage: a cluster with the operator at work, a database, and what people and misfortunes do to both.
+
+`local.py` and `kubernetes.py` beside this file give one each; the scenarios know only this.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from godwit.api.common import API_VERSION
+from godwit.cluster.port import Manifest
+
+T = TypeVar("T")
+ROOT = Path(__file__).parents[3]
+SAMPLE = ROOT / "migrations"
+LOCK = 'provider = "postgresql"\n'
+Files = Mapping[str, str | tuple[str, str]]
+"""Migration name -> its SQL, or (SQL, down SQL)."""
+
+
+class Store(Protocol):
+    """The scenario's database, seen by its administrator."""
+
+    name: str
+    uri: str
+    """As steps reach it."""
+
+    def psql(self, sql: str) -> str:
+        """Run SQL as superuser and return its rows as lines of a|b|c."""
+        ...
+
+    def dump(self) -> str:
+        """The database as text by pg_dump, equal for equal content; without Godwit's journal and
+        sequence values."""
+        ...
+
+
+class Stage(Protocol):
+    """See the module. Every call about objects is within `namespace`."""
+
+    namespace: str
+    store: Store
+
+    async def apply(self, *manifests: Manifest) -> None:
+        """`kubectl apply`. Raises RefusedError where the API server refuses."""
+        ...
+
+    async def get(self, kind: str, name: str) -> Manifest | None:
+        """The object, or None."""
+        ...
+
+    async def all(self, kind: str) -> list[Manifest]:
+        """All objects of that kind, by name."""
+        ...
+
+    async def delete(self, kind: str, name: str) -> None:
+        """`kubectl delete --wait=false`."""
+        ...
+
+    async def annotate(self, kind: str, name: str, **annotations: str) -> None:
+        """Set annotations of our domain: annotate(..., requested_at="1") sets godwit.dev/requested-at."""
+        ...
+
+    async def secret(self, name: str, **values: str) -> None:
+        """Create or replace a Secret."""
+        ...
+
+    async def image(self, name: str, files: Files) -> str:
+        """Push an image with that migration folder; its reference by digest."""
+        ...
+
+    async def jobs(self) -> list[str]:
+        """Names of the Jobs that exist now."""
+        ...
+
+    async def kill_pod(self, job: str) -> None:
+        """Delete a Job's pod at once; its process gets no chance to write an outcome."""
+        ...
+
+    async def delete_job(self, job: str) -> None:
+        """Delete a Job and its pod."""
+        ...
+
+    async def crash_operator(self) -> None:
+        """SIGKILL for the operator; it stays down."""
+        ...
+
+    async def start_operator(self) -> None:
+        """Start it again, with nothing left in its memory."""
+        ...
+
+    async def refuse_pods(self) -> None:
+        """From now on a quota refuses pods."""
+        ...
+
+    async def allow_pods(self) -> None:
+        """Take that back."""
+        ...
+
+    async def stop_server(self) -> None:
+        """Stop PostgreSQL (fast mode)."""
+        ...
+
+    async def start_server(self) -> None:
+        """Start it again."""
+        ...
+
+    async def events(self, kind: str, name: str) -> list[tuple[str, str, str]]:
+        """(type, reason, message) of the events about an object."""
+        ...
+
+    async def backup_files(self) -> list[str]:
+        """Paths of the files in the backup volume, manifests included."""
+        ...
+
+
+async def eventually(
+    probe: Callable[[], Awaitable[T]], wanted: Callable[[T], Any], seconds: float = 60, what: str = ""
+) -> T:
+    """What *probe* answers as soon as *wanted* says yes; fails with the last answer at the deadline."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = await probe()
+        if wanted(answer):
+            return answer
+        assert time.monotonic() < deadline, f"{what or 'nothing'} within {seconds} s; last: {brief(answer)}"
+        await asyncio.sleep(0.05)
+
+
+def brief(answer: Any) -> str:
+    """An answer as a failing test shows it: of an object, its status without the steps' outcomes."""
+    if isinstance(answer, dict) and "status" in answer:
+        return str({k: v for k, v in answer["status"].items() if k != "steps"})
+    return repr(answer)
+
+
+def condition(manifest: Manifest | None, kind: str) -> Manifest:
+    """A condition of an object, empty where it has none."""
+    found = (manifest or {}).get("status", {}).get("conditions", ())
+    return next((c for c in found if c["type"] == kind), {})
+
+
+def current(manifest: Manifest | None) -> bool:
+    """Whether the conditions speak of this generation."""
+    if manifest is None:
+        return False
+    return bool(manifest["status"].get("observedGeneration") == manifest["metadata"]["generation"])
+
+
+class Play:
+    """The words that scenarios are told in."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+
+    async def database(self, name: str = "shop", **spec: Any) -> None:
+        """A PostgresDatabase whose URI is in the Secret of its name."""
+        await self.stage.secret(name, uri=self.stage.store.uri)
+        await self.stage.apply(self.database_manifest(name, **spec))
+
+    def database_manifest(self, name: str = "shop", **spec: Any) -> Manifest:
+        """The same, not applied; the Secret is not made."""
+        wanted = {
+            "connection": {"uriFrom": {"name": name, "key": "uri"}},
+            "backup": {"volume": {"claimName": "backups"}},
+            **spec,
+        }
+        return self._manifest("PostgresDatabase", name, wanted)
+
+    async def source(self, name: str, files: Files) -> None:
+        """A ConfigMap of migrations in the packed form NAME.sql and NAME.down.sql."""
+        data = {"migration_lock.toml": LOCK}
+        for migration, scripts in files.items():
+            up, down = (scripts, None) if isinstance(scripts, str) else scripts
+            data[f"{migration}.sql"] = up
+            if down is not None:
+                data[f"{migration}.down.sql"] = down
+        manifest = {"apiVersion": "v1", "kind": "ConfigMap", "data": data}
+        await self.stage.apply({**manifest, "metadata": {"name": name, "namespace": self.stage.namespace}})
+
+    async def migration(self, name: str = "shop", *, files: str = "files", **spec: Any) -> None:
+        """A DatabaseMigration of the database of its name."""
+        await self.stage.apply(self.migration_manifest(name, files=files, **spec))
+
+    def migration_manifest(self, name: str = "shop", *, files: str = "files", **spec: Any) -> Manifest:
+        """The same, not applied."""
+        wanted = {"databaseRef": {"name": "shop"}, "source": {"configMaps": [{"name": files}]}, **spec}
+        return self._manifest("DatabaseMigration", name, wanted)
+
+    async def until(
+        self,
+        kind: str,
+        name: str,
+        reason: str,
+        *,
+        ready: str | None = None,
+        seconds: float = 60,
+        says: str = "",
+    ) -> Manifest:
+        """The object once its Ready condition has that reason (and status), for its present generation."""
+
+        def there(found: Manifest | None) -> bool:
+            told = condition(found, "Ready")
+            right = told.get("reason") == reason and ready in (None, told.get("status"))
+            return right and current(found) and says in told.get("message", "")
+
+        found = await eventually(
+            lambda: self.stage.get(kind, name), there, seconds, f"{kind} {name} not {reason} {says}"
+        )
+        assert found is not None
+        return found
+
+    async def up_to_date(self, name: str = "shop", *, seconds: float = 60) -> Manifest:
+        """The migration once it is Ready."""
+        return await self.until("DatabaseMigration", name, "UpToDate", ready="True", seconds=seconds)
+
+    async def stalled(
+        self, reason: str, name: str = "shop", *, seconds: float = 60, says: str = ""
+    ) -> Manifest:
+        """The migration once it is Stalled for that reason."""
+        found = await self.until("DatabaseMigration", name, reason, ready="False", seconds=seconds, says=says)
+        assert condition(found, "Stalled").get("status") == "True", condition(found, "Ready")
+        return found
+
+    async def waiting(
+        self, reason: str, name: str = "shop", *, seconds: float = 60, says: str = ""
+    ) -> Manifest:
+        """The migration once it waits for that reason."""
+        found = await self.until("DatabaseMigration", name, reason, ready="False", seconds=seconds, says=says)
+        assert not condition(found, "Stalled"), condition(found, "Ready")
+        return found
+
+    async def step_running(self, object_name: str, step: str, seconds: float = 60) -> str:
+        """Name of the Job of an object's step, once there is one."""
+        found = await eventually(
+            self.stage.jobs,
+            lambda names: [n for n in names if n.startswith(f"{object_name}-{step}-")],
+            seconds,
+            f"no Job {object_name}-{step}",
+        )
+        return next(n for n in found if n.startswith(f"{object_name}-{step}-"))
+
+    async def settled(self, seconds: float = 60) -> None:
+        """Until no Job is left and nobody holds the database."""
+        await eventually(self.stage.jobs, lambda names: not names, seconds, "Jobs are left")
+        await eventually(
+            lambda: self.stage.all("PostgresDatabase"),
+            lambda all_: not any("activeOperation" in m["status"] for m in all_),
+            seconds,
+            "the database is still held",
+        )
+
+    async def runs(self) -> list[str]:
+        """Names of the runs that exist, by name."""
+        return [m["metadata"]["name"] for m in await self.stage.all("MigrationRun")]
+
+    def applied(self) -> list[str]:
+        """What the history says is applied, in order of application."""
+        present = self.stage.store.psql("SELECT to_regclass('_prisma_migrations') IS NOT NULL")
+        if present.strip() != "t":
+            return []
+        return self.stage.store.psql(
+            "SELECT migration_name FROM _prisma_migrations "
+            "WHERE finished_at IS NOT NULL AND rolled_back_at IS NULL ORDER BY started_at, migration_name"
+        ).split()
+
+    def _manifest(self, kind: str, name: str, spec: Mapping[str, Any]) -> Manifest:
+        metadata = {"name": name, "namespace": self.stage.namespace}
+        return {"apiVersion": API_VERSION, "kind": kind, "metadata": metadata, "spec": dict(spec)}
