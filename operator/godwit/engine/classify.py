@@ -62,7 +62,9 @@ _GENTLE: Final = {
     "AT_ClusterOn",
     "AT_DropCluster",
     "AT_ResetOptions",
+    "AT_ResetRelOptions",
     "AT_SetOptions",
+    "AT_SetRelOptions",
     "AT_SetStatistics",
     "AT_ValidateConstraint",
 }
@@ -290,7 +292,9 @@ def _locks(tag: str, node: Node) -> Iterator[str]:
 def _alter_locks(node: Node, own: str) -> Iterator[str]:
     for command in _commands(node):
         partition = command.get("def", {}).get("PartitionCmd", {})
-        if command.get("subtype") not in _GENTLE and not partition.get("concurrent"):
+        # A view's options change what it shows.
+        gentle = command.get("subtype") in _GENTLE and node.get("objtype") != "OBJECT_VIEW"
+        if not gentle and not partition.get("concurrent"):
             yield own
         if partition and not partition.get("concurrent"):
             yield relation(partition["name"])
