@@ -9,11 +9,12 @@ import threading
 import time
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import psycopg
 import pytest
 
-from godwit.contract.environment import DATABASE_URI_VAR
+from godwit.contract.environment import DATABASE_URI_VAR, PG_BIN_VAR
 from godwit.contract.outcome import Rung
 from godwit.contract.policy import Environment
 from godwit.contract.reasons import Reason
@@ -31,7 +32,6 @@ from godwit.engine.check import check_verb
 from godwit.engine.context import StepContext
 from godwit.engine.dump import backup_verb
 from godwit.engine.errors import StepFailed
-from godwit.engine.programs import PG_BIN_VAR
 from godwit.engine.restore import Names, lock_key, restore_verb
 from godwit.runner.log import JsonLog, redactor
 
@@ -116,7 +116,8 @@ class Restoring:
     def untouched(self):
         """Open, alone, with the OID and the comment that it had."""
         now = self.server.psql(
-            f"SELECT oid, shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = '{self.database.name}'"
+            "SELECT oid, shobj_description(oid, 'pg_database') FROM pg_database "
+            f"WHERE datname = '{self.database.name}'"
         )
         assert self.databases() == {self.database.name: True}
         assert now == f"{self.oid}|{self.comment}"
@@ -219,8 +220,10 @@ def test_what_no_dump_holds_is_carried_over(database, role, tmp_path):
         SELECT pg_get_userbyid(datdba), pg_encoding_to_char(encoding), datcollate, datctype, datconnlimit,
                shobj_description(oid, 'pg_database')
           FROM pg_database d WHERE datname = '{database.name}';
-        SELECT a.* FROM pg_database d, aclexplode(d.datacl) a WHERE datname = '{database.name}' ORDER BY 1, 2, 3;
-        SELECT setrole, unnest(setconfig) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase
+        SELECT a.* FROM pg_database d, aclexplode(d.datacl) a
+         WHERE datname = '{database.name}' ORDER BY 1, 2, 3;
+        SELECT setrole, unnest(setconfig)
+          FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase
          WHERE datname = '{database.name}' ORDER BY 1, 2"""
     before = database.psql(query)
     assert owner in before
@@ -453,11 +456,7 @@ def test_a_fence_says_how_to_open_it_while_it_stands(restoring, database):
 
     def point(name):
         if name == "restore.counted":
-            seen.append(
-                restoring.server.psql(
-                    f"SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE oid = {restoring.oid}"
-                )
-            )
+            seen.append(restoring.server.psql(f"SELECT shobj_description({restoring.oid}, 'pg_database')"))
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -499,8 +498,6 @@ def test_a_migrator_that_holds_the_lock_keeps_it_out(restoring, database):
 
 
 def test_it_comes_too_late_or_after_somebody_else(restoring, database):
-    from datetime import UTC, datetime
-
     past = datetime(2020, 1, 1, tzinfo=UTC)
     assert failing(restoring, request={"not_after": past}).reason is Reason.TOO_LATE
     assert failing(restoring, request={"expected_journal": 7}).reason is Reason.STATE_MOVED

@@ -23,5 +23,8 @@ DATABASE_URI_VAR = "GODWIT_DATABASE_URI"
 DATABASE_USER_VAR = "GODWIT_DATABASE_USER"
 DATABASE_PASSWORD_VAR = "GODWIT_DATABASE_PASSWORD"  # noqa: S105  a variable's name, not a password
 
+PG_BIN_VAR = "GODWIT_PG_BIN"
+"""Folder of pg_dump and pg_restore; without it they are found by PATH, as in the image."""
+
 REQUEST_ANNOTATION = "godwit.dev/step-request"
 REQUEST_HASH_ANNOTATION = "godwit.dev/step-request-hash"

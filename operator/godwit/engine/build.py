@@ -1,5 +1,6 @@
 """A backup made into a database beside the live one, and compared with its manifest."""
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -59,7 +60,8 @@ def build(
 
 def only_tolerated(errors: str) -> bool:
     """Whether pg_restore complains of nothing but the setting that an older server lacks."""
-    return "errors ignored on restore: 1" in errors and f'parameter "{_TOLERATED}"' in errors
+    alone = re.search(r"errors ignored on restore: 1\b", errors)
+    return alone is not None and f'parameter "{_TOLERATED}"' in errors
 
 
 def verify_built(session: Session, manifest: Manifest) -> None:

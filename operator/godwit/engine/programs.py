@@ -15,13 +15,12 @@ from typing import IO
 
 from psycopg import pq
 
+from godwit.contract.environment import PG_BIN_VAR
 from godwit.contract.reasons import Reason
 from godwit.engine.context import StepContext
 from godwit.engine.errors import fail
 from godwit.engine.redact import redact
 
-PG_BIN_VAR = "GODWIT_PG_BIN"
-"""Folder of pg_dump and pg_restore; without it they are found by PATH, as in the image."""
 CHUNK = 1 << 20
 _STDERR_LIMIT = 800
 
