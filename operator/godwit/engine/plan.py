@@ -7,7 +7,7 @@ import psycopg
 
 from godwit.contract.base import digest
 from godwit.contract.identity import DatabaseIdentity
-from godwit.contract.outcome import Failure, Finding, Findings, PlanOutcome, RungState, Severity
+from godwit.contract.outcome import Failure, Finding, Findings, PlanOutcome, Severity
 from godwit.contract.policy import Environment, Policy
 from godwit.contract.reasons import Reason
 from godwit.contract.request import Direction, PlanInput
@@ -17,6 +17,7 @@ from godwit.engine.errors import StepFailed, from_postgres
 from godwit.engine.formats.prisma import read_history
 from godwit.engine.formats.prisma_folder import sort_key
 from godwit.engine.model import History, Mode, Plan, Script, Source, state_digest
+from godwit.engine.obstacles import swap_obstacles
 from godwit.engine.redact import redact
 from godwit.engine.rungs import rungs
 from godwit.engine.session import Session
@@ -43,7 +44,7 @@ def make_plan(
     policy: Policy,
     target: str = LATEST,
     journal_head: int = 0,
-    restore: RungState | None = None,
+    restore_obstacles: Sequence[str] = (),
     invalid_indexes: Sequence[str] = (),
 ) -> Plan:
     """What leads from *history* to *target* in *source*, in the database *identity*.
@@ -95,7 +96,7 @@ def make_plan(
         journal_head=journal_head,
         transactional=all(step.run.mode is Mode.WHOLE for step in steps),
         destructive=any(step.run.destructive for step in steps),
-        rungs=rungs(steps, chosen.direction, policy, restore) if steps else (),
+        rungs=rungs(steps, chosen.direction, policy, restore_obstacles) if steps else (),
         findings=_summary(findings),
     )
     return Plan(outcome, tuple(steps), tuple(findings), chosen.direction, expected)
@@ -142,6 +143,7 @@ def plan_of(
         policy=effective_policy(session, policy),
         target=target,
         journal_head=journal.head(session),
+        restore_obstacles=swap_obstacles(session) if policy.backup_required else (),
         invalid_indexes=[name for (name,) in invalid],
     )
 

@@ -12,14 +12,15 @@ def rungs(
     steps: Sequence[PlannedMigration],
     direction: Direction | None,
     policy: Policy,
-    restore: RungState | None = None,
+    restore_obstacles: Sequence[str] = (),
 ) -> tuple[RungState, ...]:
     """The four ways back for *steps*, in the order of the ladder, each with the reason where it is closed.
 
-    *restore* is what Check found about a restore; without it that way is open where the policy asks for a
-    backup and consents to lose what is written meanwhile.
+    A restore is open where the policy asks for a backup, the loss of what is written meanwhile is consented
+    to, and nothing (*restore_obstacles*) keeps the server from it.
     """
-    return (_transaction(steps), _undo(steps), _down(steps, direction, policy), restore or _restore(policy))
+    restore = _restore(policy, restore_obstacles)
+    return (_transaction(steps), _undo(steps), _down(steps, direction, policy), restore)
 
 
 def _transaction(steps: Sequence[PlannedMigration]) -> RungState:
@@ -55,8 +56,8 @@ def _down(steps: Sequence[PlannedMigration], direction: Direction | None, policy
     return RungState(rung=Rung.DOWN, possible=True)
 
 
-def _restore(policy: Policy) -> RungState:
-    why = ""
+def _restore(policy: Policy, obstacles: Sequence[str]) -> RungState:
+    why = "; ".join(obstacles)
     if not policy.backup_required:
         why = "the policy asks for no backup"
     elif not policy.allow_data_loss:

@@ -301,6 +301,8 @@ def test_a_down_is_no_way_back_from_destruction_unless_its_loss_is_consented_to(
     consented = DEVELOPMENT.model_copy(update={"allow_data_loss": True})
     assert rung(plan(src, policy=consented), Rung.DOWN).possible
     assert rung(plan(src, policy=consented), Rung.RESTORE).possible
+    hindered = rung(plan(src, policy=consented, restore_obstacles=["it has subscriptions"]), Rung.RESTORE)
+    assert (hindered.possible, hindered.why) == (False, "it has subscriptions")
     assert plan(src).steps[0].up_destructive
 
 
