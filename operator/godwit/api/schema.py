@@ -81,7 +81,7 @@ class _Generator(GenerateJsonSchema):
         return made
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
-        # Absent is how an object says "none"; an explicit null is refused, or dropped where a default is.
+        # Absent is how an object says "none"; the server drops an explicit null.
         return self.generate_inner(schema["schema"])
 
     def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002  pydantic's signature

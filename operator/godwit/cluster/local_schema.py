@@ -82,18 +82,24 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 
 def _prune(schema: Schema, value: Any) -> Any:
-    """A copy of *value* without fields that *schema* does not know."""
+    """A copy of *value* without fields that *schema* does not know, and without nulls in those it knows.
+
+    A null for a field that has a default is left for that (apiextensions, schema/defaulting/prunenulls.go).
+    """
     if isinstance(value, list) and "items" in schema:
         return [_prune(schema["items"], item) for item in value]
     if not isinstance(value, dict) or schema.get("x-kubernetes-preserve-unknown-fields"):
         return plain_copy(value)
-    if "additionalProperties" in schema:
-        return {key: _prune(schema["additionalProperties"], inner) for key, inner in value.items()}
-    known = schema.get("properties")
-    if known is None:
+    others, known = schema.get("additionalProperties"), schema.get("properties", {})
+    if not others and not known:
         # metadata: the server has its own schema for it.
         return plain_copy(value)
-    return {key: _prune(known[key], inner) for key, inner in value.items() if key in known}
+    kept = {key: (inner, known.get(key, others)) for key, inner in value.items() if others or key in known}
+    return {
+        key: _prune(child, inner)
+        for key, (inner, child) in kept.items()
+        if inner is not None or "default" in child
+    }
 
 
 def _default(schema: Schema, value: Any) -> Any:

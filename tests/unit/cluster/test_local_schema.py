@@ -89,7 +89,7 @@ def test_no_rule_about_the_old_value_stands_inside_a_list():
             id="both ways to connect",
         ),
         pytest.param(database(connection={}), "exactly one of uriFrom and parts", id="no way to connect"),
-        pytest.param(database(backup=None), "spec.backup: Invalid value", id="a null is not an absent field"),
+        pytest.param(database(backup=None), "say where backups go", id="a null counts as absent"),
         pytest.param(database(backup={}), "a required backup needs a volume", id="a backup to nowhere"),
         pytest.param(
             database(backup={"required": False}),
