@@ -17,6 +17,7 @@ RUN --mount=type=secret,id=pip-conf,target=/etc/pip.conf --mount=type=secret,id=
 FROM build AS package
 COPY pyproject.toml README.md LICENSE /src/
 COPY operator /src/operator
+COPY migrations /src/migrations
 # Compiled with unchecked hashes: what is imported need not be compared with its source's time.
 RUN /opt/build/bin/pip wheel --quiet --no-deps --no-build-isolation --no-index --wheel-dir /wheel /src \
     && /opt/build/bin/pip --python /opt/godwit/bin/python3 install --quiet --no-deps --no-index --no-compile \
