@@ -88,7 +88,9 @@ def test_a_down_script_that_fails_leaves_its_migration_applied(three):
         "2BP01",
     )
     assert failure.file == "002_mail/down.sql"
-    assert failure.standing == "002_mail stays applied; its way back was rolled back."
+    assert failure.standing == (
+        "002_mail stays applied, its way back was rolled back; 1 migrations were taken back before it."
+    )
     assert (outcome.reverted, outcome.total, outcome.current) == (1, 2, "002_mail")
     assert three.rows() == ["001_users", "002_mail"]
 
@@ -129,7 +131,7 @@ def test_rows_that_the_application_wrote_meanwhile_stop_it_before_anything_is_ta
     failure, outcome = failure_of(lambda: three.revert("u9", OPERATION, ref))
     assert (failure.reason, failure.migration) == (Reason.DATA_WOULD_BE_LOST, "001_users")
     assert "2 rows of public.users" in failure.message
-    assert failure.standing == "Nothing was taken back by this step."
+    assert failure.standing.endswith("its way back was rolled back; nothing was taken back.")
     assert (outcome.reverted, outcome.current) == (0, "003_posts")
     assert three.database.dump(without=()) == before
     consent = three.policy(allow_data_loss=True)

@@ -76,6 +76,7 @@ class _Applying:
         self.steps: Sequence[PlannedMigration] = ()
         self.failing: PlannedMigration | None = None
         self.left: Left | None = None
+        self.prepared = False
 
     def all(self) -> None:
         """Apply the remaining migrations. Raises StepFailed at the first that does not get through."""
@@ -87,6 +88,7 @@ class _Applying:
                 run.point("before_migration")
                 self.ctx.progress("migration.started", message=f"applying {step.name}", migration=step.name)
                 self._one(run, step)
+                self.prepared = True
                 self.ctx.progress("migration.applied", message=f"applied {step.name}", migration=step.name)
                 run.point("after_migration")
         self.failing = None
@@ -114,6 +116,9 @@ class _Applying:
 
     def _prepare(self) -> None:
         """First in the transaction: what it is recorded in; a failure leaves nothing of that either."""
+        if self.prepared:
+            prisma.lock_history(self.session)
+            return
         prisma.ensure_table(self.session)
         prisma.lock_history(self.session)
         journal.ensure(self.session)
@@ -201,6 +206,7 @@ class _Applying:
         if failed is None or self.failing is None:
             return ()
         whole = self._whole(self.failing)
+        lost = failed.failure.reason is Reason.CONNECTION_LOST and not self.ctx.cancelled.is_set()
         undone = self.left.undone if self.left else ()
         down = self._down()
         if undone:
@@ -211,12 +217,19 @@ class _Applying:
             RungState(
                 rung=Rung.TRANSACTION,
                 possible=whole,
-                taken=whole,
-                why="rolled back" if whole else f"{self.failing.name} cannot run in a transaction",
+                taken=whole and not lost,
+                why=self._transaction_said(whole=whole, lost=lost),
             ),
             undo,
             down,
         )
+
+    def _transaction_said(self, *, whole: bool, lost: bool) -> str:
+        if self.failing is None or not whole:
+            return "this migration cannot run in a transaction"
+        if self.failing.name in self.own.applied:
+            return "it had committed when the connection broke"
+        return "the connection broke: whether it committed, the journal tells" if lost else "rolled back"
 
     def _whole(self, step: PlannedMigration) -> bool:
         if step.run.mode is Mode.ALONE and not self.session.conn.closed:

@@ -106,6 +106,22 @@ def blockers(session: Session, statements: Iterable[Statement]) -> list[Blocker]
     return list(found.values())
 
 
+_OLD: Final = """
+SELECT pid, coalesce(application_name, ''), coalesce(usename::text, ''), coalesce(state, ''),
+       datname::text, '', extract(epoch FROM clock_timestamp() - xact_start)::float8, ''
+  FROM pg_stat_activity
+ WHERE pid <> pg_backend_pid() AND datname = current_database() AND backend_type = 'client backend'
+   AND xact_start < clock_timestamp() - make_interval(secs => %s) ORDER BY xact_start"""
+
+
+def old_transactions(session: Session, *, seconds: float) -> list[Blocker]:
+    """Transactions older than that in this database, which a CONCURRENTLY waits for (manual, CREATE INDEX).
+
+    Those whose age the role may not see are not among them.
+    """
+    return [Blocker(*row) for row in session.execute(_OLD, [seconds])]
+
+
 class Patience:
     """The lock budget of one migration: when a try may be made, how long to wait after a refused one."""
 
@@ -126,7 +142,7 @@ class Patience:
                 raise self._spent(long, standing)
             if not told:
                 told = True
-                self._ctx.progress("lock.busy", message=f"waiting for {_names(long)}")
+                self._ctx.progress("lock.busy", message=f"waiting for {named(long)}")
             self._pause(_LOOK_SECONDS, standing)
 
     def after_refusal(self, statements: Sequence[Statement], *, standing: str) -> None:
@@ -137,7 +153,7 @@ class Patience:
         low, high = _BACKOFF_SECONDS
         seconds = min(high, low * 2**self._tries) * random.uniform(0.5, 1)  # noqa: S311  jitter, no secret
         self._tries += 1
-        self._ctx.progress("lock.refused", message=f"try {self._tries} met a busy lock: {_names(seen)}")
+        self._ctx.progress("lock.refused", message=f"try {self._tries} met a busy lock: {named(seen)}")
         self._pause(min(seconds, max(0.05, self._deadline - time.monotonic())), standing)
 
     def _is_long(self, blocker: Blocker) -> bool:
@@ -153,10 +169,11 @@ class Patience:
     def _spent(self, seen: Sequence[Blocker], standing: str) -> StepFailed:
         return fail(
             Reason.LOCK_BUDGET_EXCEEDED,
-            f"The lock budget of {self._budget_ms / 1000:g} s is used up. In the way: {_names(seen)}.",
+            f"The lock budget of {self._budget_ms / 1000:g} s is used up. In the way: {named(seen)}.",
             standing=standing,
         )
 
 
-def _names(seen: Sequence[Blocker]) -> str:
+def named(seen: Sequence[Blocker]) -> str:
+    """The first of them, for people."""
     return "; ".join(str(b) for b in seen[:5]) or "nobody who can be seen now"

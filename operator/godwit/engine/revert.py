@@ -81,6 +81,7 @@ class _Reverting:
         self.steps: Sequence[PlannedMigration] = ()
         self.total = 0
         self.partial = ""
+        self.taken: list[str] = []
         self.lossless = verb.scope is RevertScope.OPERATION and not verb.policy.allow_data_loss
 
     def choose(self) -> None:
@@ -144,6 +145,7 @@ class _Reverting:
                 run.point("before_migration")
                 self.ctx.progress("migration.started", message=f"down {step.name}", migration=step.name)
                 self._one(run, step)
+                self.taken.append(step.name)
                 self.ctx.progress("migration.reverted", message=f"took back {step.name}", migration=step.name)
                 run.point("after_migration")
 
@@ -186,7 +188,8 @@ class _Reverting:
 
         lost = lost_by(self.session, down, self.own.txids(step.name))
         if lost:
-            raise _lossy(step.name, f"since then was written: {'; '.join(lost[:5])}")
+            why = f"since then was written: {'; '.join(lost[:5])}"
+            raise _lossy(step.name, why, standing=self._standing(step.name))
 
     def _one(self, run: Run, step: PlannedMigration) -> None:
         progress = progress_of(self.own.entries, step, self.verb.verb)
@@ -196,7 +199,7 @@ class _Reverting:
                 Piece.whole(step.name, step.run),
                 before=lambda: self._prepare(step),
                 finish=lambda _: self._taken(run, step),
-                standing=f"{step.name} stays applied; its way back was rolled back.",
+                standing=self._standing(step.name),
             )
             return
         if progress.started is None:
@@ -207,6 +210,14 @@ class _Reverting:
             prisma.lock_history(self.session)
             self._taken(run, step)
         run.point("after_commit")
+
+    def _standing(self, name: str) -> str:
+        before = (
+            f"{len(self.taken)} migrations were taken back before it"
+            if self.taken
+            else "nothing was taken back"
+        )
+        return f"{name} stays applied, its way back was rolled back; {before}."
 
     def _prepare(self, step: PlannedMigration) -> None:
         prisma.lock_history(self.session)
@@ -272,10 +283,10 @@ class _Reverting:
         )
 
 
-def _lossy(name: str, why: str) -> StepFailed:
+def _lossy(name: str, why: str, *, standing: str = _UNTOUCHED) -> StepFailed:
     return fail(
         Reason.DATA_WOULD_BE_LOST,
         f"Taking {name} back would lose data: {why}.",
-        standing=_UNTOUCHED,
+        standing=standing,
         migration=name,
     )

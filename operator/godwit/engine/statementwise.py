@@ -14,7 +14,7 @@ import psycopg
 
 from godwit.contract.reasons import Reason
 from godwit.engine import journal
-from godwit.engine.blockers import Patience
+from godwit.engine.blockers import Patience, named, old_transactions
 from godwit.engine.errors import StepFailed, fail
 from godwit.engine.execute import (
     Piece,
@@ -195,6 +195,7 @@ class _Step:
                 raise _keeps_invalid(self.piece, what)
             if what.kind:
                 _no_waiters(run, self.piece)
+                self.tell_old_transactions()
             before = note(run.session, what)
             self.record(Event.SENT, before=before, subject={"table": what.table, "index": what.index})
             self.progress.sent[self.statement.index] = before
@@ -217,6 +218,12 @@ class _Step:
             self.done()
             run.point("after_progress")
             return
+
+    def tell_old_transactions(self) -> None:
+        """Name whom a CONCURRENTLY will wait for: it does so without end, and keeps nobody out meanwhile."""
+        old = old_transactions(self.run.session, seconds=self.run.policy.lock_timeout_ms / 1000)
+        if old:
+            self.run.ctx.progress("concurrently.waits", message=f"it will wait for {named(old)}")
 
     def send(self) -> None:
         """Send it outside a transaction; it waits for others by itself, so lock_timeout is off."""

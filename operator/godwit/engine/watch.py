@@ -96,7 +96,7 @@ class HoldWatch:
     def _watch(self, session: Session | None) -> Session | None:
         """Look again and again until disarmed. Without a session the whole block counts as holding."""
         free_at = time.monotonic()
-        while True:
+        while not self._pause():
             held = "locks that could not be looked at"
             if session is not None:
                 try:
@@ -108,14 +108,15 @@ class HoldWatch:
             if not held:
                 free_at = now
             with self._changed:
-                if self._at_rest():
-                    return session
-                if held and (now - free_at) * 1000 > self.limit_ms:
+                if not self._at_rest() and held and (now - free_at) * 1000 > self.limit_ms:
                     self._fired = held
                     self._cancel(session)
-                self._changed.wait_for(self._at_rest, _POLL_SECONDS)
-                if self._at_rest():
-                    return session
+        return session
+
+    def _pause(self) -> bool:
+        """Wait a little; True: the block has ended. A migration that is through by then costs no look."""
+        with self._changed:
+            return self._changed.wait_for(self._at_rest, _POLL_SECONDS)
 
     def _at_rest(self) -> bool:
         return self._closed or not self._armed
