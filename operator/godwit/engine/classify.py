@@ -81,6 +81,15 @@ _MOVING: Final = {
 """After these a name may mean another table than before."""
 _LOSSY_ALTER: Final = {"AT_AlterColumnType", "AT_DropColumn", "AT_SetExpression"}
 _DELETING: Final = {"DeleteStmt", "UpdateStmt", "MergeStmt"}
+_QUERYING: Final = _DELETING | {
+    "CopyStmt",
+    "CreateTableAsStmt",
+    "ExplainStmt",
+    "InsertStmt",
+    "PrepareStmt",
+    "SelectStmt",
+}
+"""Statements that can hold a DELETE or its like: in a CTE, behind ANALYZE, to be executed later."""
 
 # A procedure's body is only text to the parser; these words can destroy, or hide what does.
 _DANGEROUS: Final = re.compile(
@@ -226,15 +235,16 @@ def _destructive(tag: str, node: Node, made: frozenset[str]) -> bool:
             return lossy and relation(node.get("relation")) not in made
         case "DoStmt":
             return _body_dangerous(node)
-        case "CallStmt" | "DropOwnedStmt" | "DropSubscriptionStmt":
+        case "CallStmt" | "DropOwnedStmt" | "DropSubscriptionStmt" | "ExecuteStmt":
             return True
         case "SelectStmt" if any(
-            _strings(call["funcname"])[-1] not in _HARMLESS_CALLS
-            for item in node.get("targetList", ())
-            if (call := item["ResTarget"].get("val", {}).get("FuncCall"))
+            name == "FuncCall" and _strings(call["funcname"])[-1] not in _HARMLESS_CALLS
+            for name, call in _walk(node)
         ):
             return True
-    if tag not in {"SelectStmt", "InsertStmt", "CreateTableAsStmt", *_DELETING}:
+        case _:
+            pass
+    if tag not in _QUERYING:
         return False
     return any(
         (name in _DELETING and relation(inner.get("relation")) not in made)
