@@ -62,6 +62,7 @@ class Observer:
             check=steps.get("check", GONE),
             backups=tuple(cast("DatabaseBackup", b) for b in backups),
             restores=tuple(cast("DatabaseRestore", r) for r in restores),
+            holder_exists=await self._holder_exists(database, ""),
         )
 
     async def _migration(self, migration: DatabaseMigration) -> MigrationSeen:

@@ -1,10 +1,10 @@
 """PostgresDatabase: look at the database when something asks for it, and say how it stands."""
 
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from godwit.api.backup import DatabaseBackup
-from godwit.api.common import REQUESTED_AT, seconds
+from godwit.api.common import FINALIZER, REQUESTED_AT
 from godwit.api.database import DeletionPolicy, PostgresDatabase, PostgresDatabaseStatus
 from godwit.api.restore import DatabaseRestore
 from godwit.contract.identity import DatabaseIdentity
@@ -12,8 +12,17 @@ from godwit.contract.outcome import CheckOutcome, Failure
 from godwit.contract.reasons import Reason
 from godwit.contract.request import CheckInput, StepRequest
 from godwit.planner.conditions import Stand, Verdict, announce, conditions, phase
-from godwit.planner.decision import GONE, Decision, Delete, Effect, StepSeen, StepSpec
-from godwit.planner.policy import connection_of
+from godwit.planner.decision import (
+    GONE,
+    Decision,
+    Delete,
+    Effect,
+    Hold,
+    SetFinalizer,
+    StepSeen,
+    StepSpec,
+)
+from godwit.planner.policy import connection_of, interval
 from godwit.planner.step import Step, StepProgress, again, drive, job_name, tidy
 
 CHECK_BUDGET = 60
@@ -30,24 +39,24 @@ class DatabaseSeen:
     """The step that the status records, if it records one."""
     backups: tuple[DatabaseBackup, ...] = ()
     restores: tuple[DatabaseRestore, ...] = ()
+    holder_exists: bool = True
+    """Whether the object that `status.activeOperation` names still exists, with that uid."""
 
 
 def decide(seen: DatabaseSeen, now: datetime) -> Decision:
     """Check on a change, a request, an interval or a restore; drop backups beyond the retention."""
     database, status = seen.database, seen.database.status
     meta = database.metadata
+    freed = _orphaned(seen)
     if meta.deleting:
-        return _decision(seen, status, Verdict.moving(Reason.DELETING), now)
+        return _decision(seen, status, Verdict.moving(Reason.DELETING), now, effects=freed)
     key = check_key(seen)
-    due = (
-        status.checked_at + timedelta(seconds=seconds(database.spec.check_interval))
-        if status.checked_at
-        else now
-    )
+    pause = interval(database.spec.check_interval)
+    due = status.checked_at + pause if status.checked_at else now
     record = status.step("check")
     step = _step(seen, f"{key}/{status.checked_at}")
     if status.check_key == key and now < due:
-        effects = (*_retention(seen), *tidy(record, seen.check, meta.namespace))
+        effects = (*freed, *_retention(seen), *tidy(record, seen.check, meta.namespace))
         left = (due - now).total_seconds()
         return _decision(seen, status, _settled(status), now, effects=effects, again_in=left)
     if record is not None and record.job != step.build(record.attempt, record.started_at).job:
@@ -63,23 +72,25 @@ def decide(seen: DatabaseSeen, now: datetime) -> Decision:
         failure = progress.outcome.failure
         if not _terminal(progress):
             progress = again(progress, now)
-    status = status.model_copy(update={"steps": (progress.record,)})
-    if failure is not None and failure.terminal:
+    status, again_in = status.model_copy(update={"steps": (progress.record,)}), progress.again_in
+    if failure is not None and failure.terminal and failure.reason is not Reason.NAME_TAKEN:
         status = status.model_copy(update={"check_key": key, "checked_at": now, "failure": failure})
+        again_in = pause.total_seconds()
     if failure is not None:
         verdict = Verdict.of(failure)
     elif status.ready and status.check_key == key:
         verdict = _settled(status)  # a look on an interval does not unsettle a settled database
     else:
         verdict = Verdict.moving(Reason.CHECKING)
-    return _decision(seen, status, verdict, now, effects=progress.effects, again_in=progress.again_in)
+    return _decision(seen, status, verdict, now, effects=(*freed, *progress.effects), again_in=again_in)
 
 
 def check_key(seen: DatabaseSeen) -> str:
     """What a look is for: generation, request, newest restore; another key asks for another look."""
     meta = seen.database.metadata
     restored = max((r.status.ended_at.isoformat() for r in seen.restores if r.status.ended_at), default="")
-    return f"{meta.generation}/{meta.annotations.get(REQUESTED_AT, '')}/{restored}"
+    # The request comes last: it may hold any character, also the one that separates.
+    return f"{meta.generation}/{restored}/{meta.annotations.get(REQUESTED_AT, '')}"
 
 
 def _terminal(progress: StepProgress) -> bool:
@@ -145,8 +156,8 @@ def _checked(seen: DatabaseSeen, progress: StepProgress, key: str, now: datetime
                 "warnings": found.warnings,
             }
         )
-    interval = seconds(database.spec.check_interval)
-    return _decision(seen, status, _settled(status), now, effects=progress.effects, again_in=interval)
+    again_in = interval(database.spec.check_interval).total_seconds()
+    return _decision(seen, status, _settled(status), now, effects=progress.effects, again_in=again_in)
 
 
 def _identity_accepted(seen: DatabaseSeen, found: DatabaseIdentity) -> bool:
@@ -156,7 +167,7 @@ def _identity_accepted(seen: DatabaseSeen, found: DatabaseIdentity) -> bool:
     if any(r.status.identity is not None and r.status.identity.same_database(found) for r in seen.restores):
         return True  # our own swap
     requested = seen.database.metadata.annotations.get(REQUESTED_AT, "")
-    return bool(requested) and before.check_key.split("/")[1:2] != [requested]
+    return bool(requested) and before.check_key.split("/", 2)[2:] != [requested]
 
 
 def _settled(status: PostgresDatabaseStatus) -> Verdict:
@@ -167,7 +178,11 @@ def _settled(status: PostgresDatabaseStatus) -> Verdict:
 
 
 def _retention(seen: DatabaseSeen) -> tuple[Effect, ...]:
-    """Delete the oldest backups beyond `keep` that runs made and whose file may go with them."""
+    """Delete the oldest backups beyond `keep` that runs made and whose file may go with them.
+
+    One that a restore is going to read stays.
+    """
+    wanted = {r.spec.backup_ref.name for r in seen.restores if r.status.ended_at is None}
     prunable = sorted(
         (
             b
@@ -176,11 +191,28 @@ def _retention(seen: DatabaseSeen) -> tuple[Effect, ...]:
             and b.spec.deletion_policy is DeletionPolicy.DELETE
             and b.status.ready
             and not b.metadata.deleting
+            and b.metadata.name not in wanted
         ),
         key=lambda b: (b.status.ended_at is None, b.status.ended_at, b.metadata.name),
     )
     surplus = prunable[: max(0, len(prunable) - seen.database.spec.backup.keep)]
     return tuple(Delete(b.KIND, b.metadata.namespace, b.metadata.name, b.metadata.uid) for b in surplus)
+
+
+def _orphaned(seen: DatabaseSeen) -> tuple[Effect, ...]:
+    """Give back what nobody will: the hold of an object that is gone, the finalizer that nobody holds for.
+
+    A run or restore takes the hold first and the finalizer then, and gives them back in that order.
+    """
+    meta, active = seen.database.metadata, seen.database.status.active_operation
+    if active is not None and seen.holder_exists:
+        return ()
+    effects: list[Effect] = []
+    if active is not None:
+        effects.append(Hold(meta.namespace, meta.name, meta.resource_version, None))
+    if FINALIZER in meta.finalizers:
+        effects.append(SetFinalizer(seen.database.KIND, meta.namespace, meta.name, meta.uid, present=False))
+    return tuple(effects)
 
 
 def _version(number: int) -> str:

@@ -1,15 +1,34 @@
 """From what people wrote in specs to what the contract says. Pure."""
 
+from datetime import timedelta
+
 from godwit.api.common import seconds
 from godwit.api.database import ConnectionSpec, PostgresDatabaseSpec
 from godwit.api.migration import DatabaseMigrationSpec
 from godwit.contract.policy import Environment, OnFailure, Policy, SqlCheck
 from godwit.contract.request import Connection
 
+MOST_MILLISECONDS = 2_147_483_647
+"""PostgreSQL's timeouts are 32-bit integers (manual, section 20.1.1)."""
+LONGEST = timedelta(days=3_650)
+
 
 def milliseconds(duration: str) -> int:
-    """Whole milliseconds of a duration text such as 500ms or 1h30m."""
-    return round(seconds(duration) * 1000)
+    """Whole milliseconds of a duration text such as 500ms or 1h30m.
+
+    At least 1: PostgreSQL reads 0 as no bound at all, which nobody means who writes 0s.
+    """
+    return min(MOST_MILLISECONDS, max(1, round(min(seconds(duration) * 1000, MOST_MILLISECONDS))))
+
+
+def span(duration: str) -> timedelta:
+    """A duration text as time to add: at most ten years, so that every sum is a date."""
+    return min(LONGEST, timedelta(seconds=min(seconds(duration), LONGEST.total_seconds())))
+
+
+def interval(duration: str) -> timedelta:
+    """As `span`, for what is done again and again: at least a second."""
+    return max(timedelta(seconds=1), span(duration))
 
 
 def connection_of(spec: ConnectionSpec, schemas: tuple[str, ...]) -> Connection:
