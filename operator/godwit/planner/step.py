@@ -65,8 +65,9 @@ def drive(step: Step, record: StepRecord | None, seen: StepSeen, now: datetime) 
             return _resting(record, now)
         return _start(step, record, record.attempt + 1, now)
     if record.outcome is not None and record.state == StepState.FINISHED:
-        tidy = () if seen.state is StepState.GONE else (DeleteStep(step.namespace, record.job),)
-        return StepProgress(record, tidy, outcome=record.outcome)
+        return StepProgress(record, tidy(record, seen, step.namespace), outcome=record.outcome)
+    if record.crashes >= MAX_CRASHES and record.state in (StepState.CRASHED, StepState.GONE):
+        return _given_up(record, seen, step.namespace)
     return _look(step, record, seen, now)
 
 
@@ -88,7 +89,7 @@ def tidy(record: StepRecord | None, seen: StepSeen, namespace: str) -> tuple[Eff
 
 def _start(step: Step, record: StepRecord | None, attempt: int, now: datetime) -> StepProgress:
     spec = step.build(attempt, now)
-    tidy: tuple[Effect, ...] = () if record is None else (DeleteStep(spec.namespace, record.job),)
+    old: tuple[Effect, ...] = () if record is None else (DeleteStep(spec.namespace, record.job),)
     started = StepRecord(
         name=step.name,
         attempt=attempt,
@@ -98,14 +99,15 @@ def _start(step: Step, record: StepRecord | None, attempt: int, now: datetime) -
         crashes=record.crashes if record is not None else 0,
         outcome=record.outcome if record is not None else None,
     )
-    return StepProgress(started, (*tidy, StartStep(spec)), again_in=WATCHED)
+    return StepProgress(started, (*old, StartStep(spec)), again_in=WATCHED)
 
 
 def _resting(record: StepRecord, now: datetime) -> StepProgress:
     assert record.retry_at is not None  # noqa: S101  the caller looked
     failure = record.outcome.failure if record.outcome is not None else None
     if failure is None:
-        failure = Failure(reason=Reason.STEP_CRASHED, message=record.message or "The step left no outcome.")
+        reason = Reason.STEP_LOST if record.state == StepState.GONE else Reason.STEP_CRASHED
+        failure = Failure(reason=reason, message=record.message or reason.advice.meaning)
     return StepProgress(record, failure=failure, again_in=max(0.0, (record.retry_at - now).total_seconds()))
 
 
@@ -116,9 +118,11 @@ def _look(step: Step, record: StepRecord, seen: StepSeen, now: datetime) -> Step
     marked = record.model_copy(update={"state": seen.state, "message": seen.message[:500]})
     match seen.state:
         case StepState.GONE if record.state == "":
-            # The status was written, the Job was not: the crash came in between. The same attempt again.
+            # The status was written, the Job was not: the crash came in between. The same attempt again; what
+            # it is built from may have changed since, so the record is told what it asks for now.
             spec = step.build(record.attempt, record.started_at)
-            return StepProgress(record, (StartStep(spec),), again_in=WATCHED)
+            asked = record.model_copy(update={"job": spec.job, "request_hash": spec.request.hash})
+            return StepProgress(asked, (StartStep(spec),), again_in=WATCHED)
         case StepState.GONE | StepState.CRASHED:
             return _lost(step, marked, seen, now)
         case StepState.NO_POD | StepState.PENDING:
@@ -133,22 +137,23 @@ def _look(step: Step, record: StepRecord, seen: StepSeen, now: datetime) -> Step
             return StepProgress(marked, again_in=WATCHED)
         case StepState.FINISHED:
             ended = marked.model_copy(update={"outcome": seen.outcome, "ended_at": now, "crashes": 0})
-            tidy = (DeleteStep(step.namespace, record.job),)
-            return StepProgress(ended, tidy, outcome=seen.outcome)
+            return StepProgress(ended, tidy(record, seen, step.namespace), outcome=seen.outcome)
 
 
 def _lost(step: Step, record: StepRecord, seen: StepSeen, now: datetime) -> StepProgress:
     """No outcome is a question, not a failure: the next attempt asks the journal first."""
     crashed = record.model_copy(update={"crashes": record.crashes + 1, "ended_at": now, "outcome": None})
     if crashed.crashes >= MAX_CRASHES:
-        text = (
-            f"The step {record.name} ended {crashed.crashes} times without an outcome. {seen.message}".strip()
-        )
-        given_up = Failure(reason=Reason.DEADLINE_EXCEEDED, message=text)
-        return StepProgress(crashed, failure=given_up)
+        return _given_up(crashed, seen, step.namespace)
     reason = Reason.STEP_LOST if seen.state is StepState.GONE else Reason.STEP_CRASHED
     failure = Failure(reason=reason, message=seen.message or reason.advice.meaning)
     wait = backoff(crashed.crashes, record.job)
     resting = crashed.model_copy(update={"retry_at": now + timedelta(seconds=wait)})
-    tidy = () if seen.state is StepState.GONE else (DeleteStep(step.namespace, record.job),)
-    return StepProgress(resting, tidy, failure=failure, again_in=wait)
+    return StepProgress(resting, tidy(record, seen, step.namespace), failure=failure, again_in=wait)
+
+
+def _given_up(record: StepRecord, seen: StepSeen, namespace: str) -> StepProgress:
+    """Too many attempts in a row left no outcome. It stays so, whatever is seen from now on."""
+    text = f"The step {record.name} ended {record.crashes} times without an outcome. {record.message}"
+    failure = Failure(reason=Reason.DEADLINE_EXCEEDED, message=text.strip())
+    return StepProgress(record, tidy(record, seen, namespace), failure=failure)
