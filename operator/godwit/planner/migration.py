@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from godwit.api.common import REQUESTED_AT, seconds
+from godwit.api.common import FINALIZER, REQUESTED_AT
 from godwit.api.database import PostgresDatabase
 from godwit.api.migration import DatabaseMigration, DatabaseMigrationStatus, PlanStatus, RunSummary
 from godwit.api.restore import DatabaseRestore
@@ -12,6 +12,7 @@ from godwit.contract.base import digest
 from godwit.contract.outcome import CheckOutcome, Failure, PlanOutcome
 from godwit.contract.policy import Environment
 from godwit.contract.reasons import Reason
+from godwit.contract.request import Direction
 from godwit.planner import runs
 from godwit.planner.conditions import Stand, Verdict, announce, conditions, phase
 from godwit.planner.decision import (
@@ -21,10 +22,12 @@ from godwit.planner.decision import (
     Delete,
     Effect,
     SaveDocument,
+    SetFinalizer,
     SourceSeen,
     StartStep,
     StepSeen,
 )
+from godwit.planner.policy import interval
 from godwit.planner.source import Pin, pin_manifests, pinned_source
 from godwit.planner.step import StepProgress, again, backoff, drive, job_name, tidy
 
@@ -52,13 +55,16 @@ def decide(seen: MigrationSeen, now: datetime) -> Decision:
     seen = replace(seen, migration=_noticed(seen))
     status, database = seen.migration.status, seen.database
     if seen.migration.metadata.deleting:
-        return _decision(seen, status, Verdict.moving(Reason.DELETING), now)
+        freed = _orphaned(seen)
+        return _decision(seen, status, Verdict.moving(Reason.DELETING), now, effects=freed)
     active = next((r for r in seen.runs if not r.status.outcome), None)
     if active is not None:
         return _running(seen, active, now)
     refused = _refused(seen)
     if refused is not None:
-        return _decision(seen, status, Verdict.of(refused), now)
+        freed = (*_orphaned(seen), *tidy(status.step("plan"), seen.plan, seen.migration.metadata.namespace))
+        status = status.model_copy(update={"steps": ()})
+        return _decision(seen, status, Verdict.of(refused), now, effects=freed, again_in=60.0)
     assert database is not None  # noqa: S101  _refused looked
     key = plan_key(seen)
     if _due(seen, key, now):
@@ -92,7 +98,8 @@ def _noticed(seen: MigrationSeen) -> DatabaseMigration:
     latest = runs.latest_restore(seen.restores)
     if latest is not None and latest.metadata.uid != status.seen_restore:
         update |= {"seen_restore": latest.metadata.uid, "planned_at": None}
-        ended, planned = latest.status.ended_at, status.planned_at
+        made_at = status.plan.made_at if status.plan else None
+        ended, planned = latest.status.ended_at, status.planned_at or made_at
         if ended is not None and planned is not None and ended >= planned:
             update |= {"hold": status.plan_key, "failure": update.get("failure") or _restored_hold(latest)}
     return migration.model_copy(update={"status": status.model_copy(update=update)})
@@ -119,8 +126,10 @@ def _after(status: DatabaseMigrationStatus, run: MigrationRun) -> dict[str, obje
     update: dict[str, object] = {"last_run": summary}
     if told.outcome == "Succeeded":
         plan = status.plan.model_copy(update=runs.settled_plan(run)) if status.plan else None
-        current = told.current
-        return update | {"current": current, "target": current, "pending": 0, "plan": plan, "retries": 0}
+        current, step = told.current, -1 if run.spec.plan.direction is Direction.DOWN else 1
+        applied = max(0, status.applied + step * run.spec.pending)
+        told_now = {"current": current, "target": current, "applied": applied, "pending": 0}
+        return update | told_now | {"plan": plan, "retries": 0}
     update["current"] = told.current or status.current
     failure = told.failure
     if failure is not None and failure.reason in runs.PLAN_AGAIN:
@@ -170,28 +179,26 @@ def _due(seen: MigrationSeen, key: str, now: datetime) -> bool:
     status, database = seen.migration.status, seen.database
     if status.plan_key != key or status.planned_at is None or now >= _next(seen, status.planned_at):
         return True
-    known = database.status.identity if database else None
+    known = runs.expected_identity(database, seen.restores) if database else None
     return status.plan is not None and known is not None and not status.plan.identity.same_database(known)
 
 
 def _next(seen: MigrationSeen, planned_at: datetime) -> datetime:
     """When the interval asks for another plan; spread by a tenth so that many do not plan at once."""
-    interval = seconds(seen.migration.spec.interval)
-    spread = int(seen.migration.metadata.uid.replace("-", "")[:4] or "0", 16) % 1000 / 10_000
-    return planned_at + timedelta(seconds=interval * (1 + spread))
+    pause = interval(seen.migration.spec.interval)
+    spread = int(digest([seen.migration.metadata.uid])[:4], 16) % 1000 / 10_000
+    return planned_at + pause * (1 + spread)
 
 
 def _plan(seen: MigrationSeen, database: PostgresDatabase, key: str, now: datetime) -> Decision:
     """Drive the plan step for this key, and take what it found."""
     status, meta = seen.migration.status, seen.migration.metadata
-    wait = backoff(status.retries, meta.uid) if status.retries else 0.0
-    if status.retries and status.last_run is not None and status.last_run.ended_at is not None:
-        left = (status.last_run.ended_at + timedelta(seconds=wait) - now).total_seconds()
-        if left > 0:
-            verdict = Verdict.moving(
-                Reason.PLANNING, f"{status.last_run.reason}: planned again in {left:.0f} s."
-            )
-            return _decision(seen, status, verdict, now, again_in=left)
+    last = status.last_run
+    if status.retries and status.plan_key == key and last is not None and last.ended_at is not None:
+        due = last.ended_at + timedelta(seconds=backoff(status.retries, meta.uid))
+        if now < due:
+            verdict = Verdict.moving(Reason.PLANNING, f"{last.reason}: planned again at {due:%T} UTC.")
+            return _decision(seen, status, verdict, now, again_in=(due - now).total_seconds())
     source = pinned_source(seen.migration, seen.source)
     slot = f"{key}/{status.last_run.uid if status.last_run else ''}/{status.seen_restore}/{_slot(seen)}"
     identity = runs.expected_identity(database, seen.restores)
@@ -201,6 +208,8 @@ def _plan(seen: MigrationSeen, database: PostgresDatabase, key: str, now: dateti
     if record is not None and record.job != job_name(meta.name, meta.uid, "plan", record.attempt, slot):
         stale, record, found = tidy(record, found, meta.namespace), None, GONE
     progress = drive(step, record, found, now)
+    if progress.outcome is None and _given_up(progress.failure):
+        return _planned(seen, progress, key, now, stale=stale)
     if progress.outcome is None:
         failure = progress.failure
         verdict = Verdict.of(failure) if failure else Verdict.moving(Reason.PLANNING)
@@ -214,13 +223,19 @@ def _plan(seen: MigrationSeen, database: PostgresDatabase, key: str, now: dateti
         effects = (*stale, *pins, *progress.effects)
         return _decision(seen, status, verdict, now, effects=effects, again_in=progress.again_in)
     failure = progress.outcome.failure
+    if failure is None and None in (progress.outcome.get(PlanOutcome), progress.outcome.get(CheckOutcome)):
+        failure = Failure(reason=Reason.INTERNAL_ERROR, message="The step succeeded without a plan.")
     if failure is not None and not failure.terminal:
         progress = again(progress, now)
         status = status.model_copy(update={"steps": (progress.record,)})
         return _decision(
             seen, status, Verdict.of(failure), now, effects=progress.effects, again_in=progress.again_in
         )
-    return _planned(seen, progress, key, now)
+    return _planned(seen, progress, key, now, stale=stale)
+
+
+def _given_up(failure: Failure | None) -> bool:
+    return failure is not None and failure.reason is Reason.DEADLINE_EXCEEDED
 
 
 def _slot(seen: MigrationSeen) -> str:
@@ -228,21 +243,25 @@ def _slot(seen: MigrationSeen) -> str:
     return planned.isoformat() if planned else ""
 
 
-def _planned(seen: MigrationSeen, progress: StepProgress, key: str, now: datetime) -> Decision:
-    """Take the plan into the status; the next pass acts on it."""
-    status = seen.migration.status
-    assert progress.outcome is not None  # noqa: S101  the caller looked
-    failure, found = progress.outcome.failure, progress.outcome.get(PlanOutcome)
-    checked = progress.outcome.get(CheckOutcome)
+def _planned(
+    seen: MigrationSeen, progress: StepProgress, key: str, now: datetime, *, stale: tuple[Effect, ...]
+) -> Decision:
+    """Take the plan, or why there is none, into the status; the next pass acts on it."""
+    status, outcome = seen.migration.status, progress.outcome
+    failure = outcome.failure if outcome else progress.failure
+    found = outcome.get(PlanOutcome) if outcome else None
+    checked = outcome.get(CheckOutcome) if outcome else None
+    # A plan that could not be renewed stands no more: it may be of another database, or of another source.
     update: dict[str, object] = {"steps": (progress.record,), "plan_key": key, "planned_at": now}
+    update["plan"] = None
     mended = found is not None and found.pending == 0 and not _verify_failed(status)
     if status.hold != key or (failure is None and mended):
         update |= {"hold": "", "failure": failure}
-    elif failure is not None:
-        update["failure"] = failure
     documents: tuple[Effect, ...] = ()
     if found is not None and checked is not None:
+        document = runs.document_name(seen.migration, found)
         update |= {
+            "copies": tuple(dict.fromkeys((*status.copies, document))),
             "current": found.current,
             "target": found.target,
             "applied": found.applied,
@@ -259,21 +278,15 @@ def _planned(seen: MigrationSeen, progress: StepProgress, key: str, now: datetim
                 destructive=found.destructive,
                 rungs=found.rungs,
                 findings=found.findings,
-                document=runs.document_name(seen.migration, found),
+                document=document,
                 made_at=now,
             ),
         }
-        documents = (
-            SaveDocument(
-                seen.migration.metadata.namespace,
-                progress.record.job,
-                runs.document_name(seen.migration, found),
-            ),
-        )
+        documents = (SaveDocument(seen.migration.metadata.namespace, progress.record.job, document),)
     told = replace(
         seen, migration=seen.migration.model_copy(update={"status": status.model_copy(update=update)})
     )
-    effects = (*documents, *progress.effects)
+    effects = (*stale, *documents, *progress.effects)
     return _decision(told, told.migration.status, _verdict(told), now, effects=effects, again_in=0.0)
 
 
@@ -286,6 +299,7 @@ def _settled(seen: MigrationSeen, database: PostgresDatabase, key: str, now: dat
     """The plan stands. Nothing pending: ready. Something pending: make the run, unless something holds it."""
     status = seen.migration.status
     effects: list[Effect] = [
+        *_orphaned(seen),
         *tidy(status.step("plan"), seen.plan, seen.migration.metadata.namespace),
         *runs.surplus(seen.runs, seen.migration.spec.run_history_limit),
         *(Delete("ConfigMap", seen.migration.metadata.namespace, pin.name, pin.uid) for pin in seen.spare),
@@ -299,7 +313,11 @@ def _settled(seen: MigrationSeen, database: PostgresDatabase, key: str, now: dat
 
 
 def runnable(seen: MigrationSeen, key: str) -> bool:
-    """Whether a run may start now: something is pending, nothing failed, nothing holds it, not suspended."""
+    """Whether a run may start now.
+
+    Something is pending, nothing failed, nothing holds it, it is not suspended, and the run before has given
+    back what it held.
+    """
     status = seen.migration.status
     plan = status.plan
     return (
@@ -309,7 +327,16 @@ def runnable(seen: MigrationSeen, key: str) -> bool:
         and status.failure is None
         and status.hold != key
         and not seen.migration.spec.suspend
+        and all(run.status.released for run in seen.runs)
     )
+
+
+def _orphaned(seen: MigrationSeen) -> tuple[Effect, ...]:
+    """Take off the finalizer that a run set and, being gone, will not take off."""
+    meta = seen.migration.metadata
+    if FINALIZER not in meta.finalizers or not all(run.status.released for run in seen.runs):
+        return ()
+    return (SetFinalizer(seen.migration.KIND, meta.namespace, meta.name, meta.uid, present=False),)
 
 
 def _verdict(seen: MigrationSeen) -> Verdict:

@@ -140,7 +140,7 @@ def run_manifest(migration: DatabaseMigration, database: PostgresDatabase, image
         image=image,
         contract_version=CONTRACT_VERSION,
     ).to_json()
-    name = f"{meta.name}-{status.run_count + 1}"
+    name = f"{meta.name[:200].rstrip('-.')}-{status.run_count + 1}"
     return {
         "apiVersion": migration.api_version,
         "kind": MigrationRun.KIND,
@@ -165,6 +165,6 @@ def settled_plan(run: MigrationRun) -> dict[str, object]:
 
 def surplus(runs: tuple[MigrationRun, ...], limit: int) -> tuple[Effect, ...]:
     """Delete the oldest runs that have ended and given everything back, beyond *limit*."""
-    ended = [r for r in runs if r.status.released and not r.metadata.deleting]
+    ended = [r for r in sorted(runs, key=number) if r.status.released and not r.metadata.deleting]
     old = ended[: max(0, len(ended) - limit)]
     return tuple(Delete(r.KIND, r.metadata.namespace, r.metadata.name, r.metadata.uid) for r in old)
