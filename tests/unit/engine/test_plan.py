@@ -94,9 +94,6 @@ def test_with_nothing_pending_there_is_no_direction_and_the_state_stays():
 def test_a_named_target_is_the_last_that_is_applied():
     made = plan(source("1", "2", "3"), history("1"), target="2")
     assert (names(made), made.outcome.target) == (["2"], "2")
-
-
-def test_a_target_that_is_reached_needs_nothing():
     assert plan(source("1", "2", "3"), history("1", "2"), target="2").direction is None
 
 
@@ -257,11 +254,6 @@ def test_a_setting_that_outlives_its_migration_is_warned_of():
         "SELECT set_config('a.b', '', true);",
     ):
         assert plan(source(migration("1", up=sql))).findings == (), sql
-
-
-def test_invalid_indexes_are_warned_of():
-    made = plan(source("1"), invalid_indexes=["orders_idx"])
-    assert (made.refusal, reasons(made, Severity.WARNING)) == (None, [Reason.INVALID_INDEX])
 
 
 def rung(made: Plan, which: Rung):

@@ -118,7 +118,7 @@ def record_failed(session: Session, row_id: str, logs: str) -> None:
 
 
 def record_rolled_back(session: Session, row_id: str) -> None:
-    """Mark an unfinished row as rolled back, as `prisma migrate resolve --rolled-back` does: free to be tried."""
+    """Mark an unfinished row as rolled back, as `prisma migrate resolve --rolled-back`: free to be tried."""
     session.execute(
         _on(session, "UPDATE {table} SET rolled_back_at = GREATEST(%(now)s, started_at) WHERE id = %(id)s"),
         {"id": row_id, "now": _now()},
