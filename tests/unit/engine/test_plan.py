@@ -166,10 +166,9 @@ def test_production_goes_down_only_where_that_is_allowed():
     assert plan(source("1", "2", "3"), hist, target="1", policy=allowed).refusal is None
 
 
-@pytest.mark.parametrize("environment", [Environment.STAGING, Environment.DEVELOPMENT])
-def test_elsewhere_a_lower_target_is_enough(environment):
-    made = plan(source("1", "2"), history("1", "2"), target="1", policy=Policy(environment=environment))
-    assert made.refusal is None
+def test_elsewhere_a_lower_target_is_enough():
+    staging = Policy(environment=Environment.STAGING)
+    assert plan(source("1", "2"), history("1", "2"), target="1", policy=staging).refusal is None
 
 
 def test_a_migration_that_was_edited_after_it_was_applied_is_refused():

@@ -302,8 +302,8 @@ def test_the_content_digest_tells_order_files_and_direction_apart():
 
 
 def test_five_thousand_migrations_are_read_quickly(tmp_path):
-    for i in range(5_000):
-        (tmp_path / f"2026{i:010}_step.sql").write_bytes(b"CREATE TABLE a (x int);")
+    files = {f"2026{i:010}_step/migration.sql": b"CREATE TABLE a (x int);" for i in range(5_000)}
+    mounted(tmp_path, {"all.tar.gz": archive(files)})
     started = time.process_time()
     found = read(tmp_path)
     assert len(found.migrations) == 5_000
