@@ -162,7 +162,7 @@ def _farewell(show: Show, place: Path, server: EmbeddedPostgres, *, keep: bool) 
     godwit = _command()
     show.say("\nAll of it was so. Three commands to try next:", "bold")
     show.say(f"  {godwit} pack {sample_migrations()} --name bookshop-migrations")
-    show.say("      prints that ConfigMap for kubectl; docs/quickstart.md goes on from there")
+    show.say("      prints that ConfigMap for kubectl; docs/quickstart.md of the project goes on from there")
     if keep:
         login = f"PGPASSFILE={password_file(place, server)} {server.bin_dir / 'psql'}"
         show.say(f"  {login} {_without_password(server)}")
