@@ -1,10 +1,10 @@
 """MigrationRun: hold the database, back up, apply, verify, take back what failed, give everything back."""
 
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from godwit.api.backup import DatabaseBackup
-from godwit.api.common import CANCEL, FINALIZER, Status, StepRecord, seconds
+from godwit.api.common import CANCEL, FINALIZER, Status, StepRecord
 from godwit.api.database import ActiveOperation, PostgresDatabase
 from godwit.api.migration import DatabaseMigration
 from godwit.api.restore import DatabaseRestore
@@ -19,12 +19,13 @@ from godwit.contract.outcome import (
     VerifyOutcome,
 )
 from godwit.contract.reasons import Reason
-from godwit.contract.request import BackupType
+from godwit.contract.request import BackupType, Direction
 from godwit.planner import run_steps
 from godwit.planner.conditions import Stand, Verdict, announce, conditions, phase
-from godwit.planner.decision import GONE, Create, Decision, Effect, Hold, SetFinalizer, StepSeen
+from godwit.planner.decision import GONE, Create, Decision, DeleteStep, Effect, Hold, SetFinalizer, StepSeen
 from godwit.planner.ladder import Climb, Fall, climb, rungs, standing, taken
-from godwit.planner.step import StepProgress, again, drive, tidy
+from godwit.planner.run_steps import UNKNOWN
+from godwit.planner.step import StepProgress, again, asks, drive, tidy
 
 
 @dataclass(frozen=True)
@@ -57,16 +58,19 @@ def decide(seen: RunSeen, now: datetime) -> Decision:
         )
         return _end(seen, "Cancelled", Failure(reason=Reason.CANCELLED, message=text, standing=where), now)
     started = status.step("apply") is not None
-    if not started and (CANCEL in run.metadata.annotations or run.metadata.deleting):
+    going = run.metadata.deleting or seen.migration is None or seen.migration.metadata.deleting
+    if not started and (going or _cancelled(seen)):
         failure = Failure(
             reason=Reason.CANCELLED, message="Cancelled before its first write.", standing=standing(None, 0)
         )
         return _end(seen, "Cancelled", failure, now)
-    if seen.database is None or seen.database.metadata.uid != run.spec.database_ref.uid:
+    base = seen.database
+    goes = base is not None and base.metadata.deleting and not started
+    if base is None or goes or base.metadata.uid != run.spec.database_ref.uid:
         text = f"PostgresDatabase {run.spec.database_ref.name} is gone."
         return _end(seen, "Failed", Failure(reason=Reason.DATABASE_NOT_FOUND, message=text), now)
-    if not _holding(seen, seen.database):
-        return _hold(seen, seen.database, now)
+    if not _holding(seen, base):
+        return _hold(seen, base, now)
     if status.restore:
         return _restoring(seen, now)
     if status.step("revert") is not None:
@@ -82,12 +86,14 @@ def _holding(seen: RunSeen, database: PostgresDatabase) -> bool:
     """Whether the database is ours and everything that must outlive this run has our finalizer."""
     active = database.status.active_operation
     mine = active is not None and active.uid == seen.run.metadata.uid
-    kept = FINALIZER in database.metadata.finalizers and FINALIZER in seen.run.metadata.finalizers
-    migration = seen.migration
-    kept_migration = (
-        migration is None or migration.metadata.deleting or FINALIZER in migration.metadata.finalizers
-    )
-    return mine and kept and kept_migration
+    keeping = [seen.run.metadata, database.metadata]
+    keeping += [seen.migration.metadata] if seen.migration is not None else []
+    # An object that is being deleted takes no finalizer any more.
+    return mine and all(meta.deleting or FINALIZER in meta.finalizers for meta in keeping)
+
+
+def _cancelled(seen: RunSeen) -> bool:
+    return CANCEL in seen.run.metadata.annotations
 
 
 def _hold(seen: RunSeen, database: PostgresDatabase, now: datetime) -> Decision:
@@ -99,17 +105,13 @@ def _hold(seen: RunSeen, database: PostgresDatabase, now: datetime) -> Decision:
         return _going(
             seen, Verdict.of(Failure(reason=Reason.DATABASE_BUSY, message=text)), now, again_in=15.0
         )
-    effects: list[Effect] = []
-    if not meta.deleting:
-        effects.append(SetFinalizer(run.KIND, meta.namespace, meta.name, meta.uid, present=True))
-    if seen.migration is not None and not seen.migration.metadata.deleting:
-        other = seen.migration.metadata
-        effects.append(
-            SetFinalizer("DatabaseMigration", other.namespace, other.name, other.uid, present=True)
-        )
-    base = database.metadata
-    if not base.deleting:
-        effects.append(SetFinalizer("PostgresDatabase", base.namespace, base.name, base.uid, present=True))
+    base, parent = database.metadata, seen.migration
+    keeping = [(run.KIND, meta), *([(parent.KIND, parent.metadata)] if parent is not None else [])]
+    effects: list[Effect] = [
+        SetFinalizer(kind, other.namespace, other.name, other.uid, present=True)
+        for kind, other in (*keeping, (database.KIND, base))
+        if not other.deleting
+    ]
     if active is None or active.uid != meta.uid:
         mine = ActiveOperation(kind=run.KIND, name=meta.name, uid=meta.uid, since=now)
         effects.insert(0, Hold(base.namespace, base.name, base.resource_version, mine))
@@ -118,47 +120,53 @@ def _hold(seen: RunSeen, database: PostgresDatabase, now: datetime) -> Decision:
 
 def _backup(seen: RunSeen, now: datetime) -> Decision | None:
     """Make the backup and wait for it. None once there is a usable one."""
-    run, status, backup = seen.run, seen.run.status, seen.backup
-    moving = Verdict.moving(Reason.BACKING_UP)
-    name = status.backup or f"{run.metadata.name}-backup"
-    if backup is None:
-        made = run_steps.backup_manifest(run, name)
-        return _going(seen, moving, now, update={"backup": name}, effects=(Create(made),), again_in=0.0)
-    told = backup.status
-    if told.ready:
-        refusal = run_steps.unusable(run, backup)
-        if refusal is not None:
-            return _end(seen, "Failed", refusal, now)
-        if told.ended_at is not None and now < told.ended_at + timedelta(
-            seconds=seconds(run.spec.backup.max_age)
-        ):
-            return None
-        fresh = run_steps.next_name(name)
-        made = run_steps.backup_manifest(run, fresh)
-        return _going(seen, moving, now, update={"backup": fresh}, effects=(Create(made),), again_in=0.0)
-    if told.condition("Stalled") is not None:
-        failure = told.failure or Failure(reason=Reason.BACKUP_FAILED, message="The backup failed.")
-        return _end(seen, "Failed", failure.model_copy(update={"standing": standing(None, 0)}), now)
-    ready = told.condition("Ready")
-    if ready is not None and ready.status == "False":
-        moving = Verdict(Stand.WAITING, Reason(ready.reason), f"{backup.metadata.name}: {ready.message}")
-    return _going(seen, moving, now, again_in=60.0)
+    need = run_steps.backup_need(seen.run, seen.backup, now)
+    if need.failure is not None:
+        return _end(seen, "Failed", need.failure, now)
+    if need.create:
+        made = Create(run_steps.backup_manifest(seen.run, need.create))
+        moving = Verdict.moving(Reason.BACKING_UP)
+        return _going(seen, moving, now, update={"backup": need.create}, effects=(made,), again_in=0.0)
+    return _going(seen, need.waits, now, again_in=60.0) if need.waits is not None else None
 
 
 def _applying(seen: RunSeen, now: datetime) -> Decision:
     """Apply (or, downwards, revert) and verify, in one step."""
-    step = run_steps.apply_step(seen.run, seen.backup)
-    progress = drive(step, seen.run.status.step("apply"), seen.steps.get("apply", GONE), now)
+    record, found = seen.run.status.step("apply"), seen.steps.get("apply", GONE)
+    if record is not None and record.retry_at is not None and _cancelled(seen):
+        return _give_up(seen, StepProgress(record), now)
+    lost = run_steps.lost_backup(seen.run, seen.backup)
+    if lost is not None and record is not None and asks(record, found, now):
+        return _end(seen, "Failed", lost, now)
+    progress = drive(run_steps.apply_step(seen.run, seen.backup), record, found, now)
     if progress.outcome is None:
         return _under_way(seen, progress, Reason.APPLYING, now)
     failure = progress.outcome.failure
-    if failure is None and CANCEL not in seen.run.metadata.annotations:
+    if failure is None and not _cancelled(seen):
         return _succeeded(seen, progress, progress.outcome, now)
     if failure is None:
         failure = Failure(reason=Reason.CANCELLED, message="Cancelled after its migrations had been applied.")
     elif run_steps.repeatable(failure, _facts(progress.outcome), progress.record.attempt):
-        return _repeat(seen, progress, now)
+        return _give_up(seen, progress, now) if _cancelled(seen) else _repeat(seen, progress, now)
     return _fallen(seen, progress, failure, now)
+
+
+def _give_up(seen: RunSeen, progress: StepProgress, now: datetime) -> Decision:
+    """Cancelled between two attempts: what the last one did, the journal tells the step that takes back."""
+    failure = Failure(reason=Reason.CANCELLED, message="Cancelled between two attempts to apply.")
+    if seen.run.spec.plan.direction is Direction.DOWN:
+        failure = failure.model_copy(update={"standing": UNKNOWN})
+        return _end(seen, "Cancelled", failure, now, effects=progress.effects)
+    return _revert(seen, progress, {"failure": failure}, now)
+
+
+def _revert(seen: RunSeen, progress: StepProgress, update: dict[str, object], now: datetime) -> Decision:
+    """Start the step that takes back."""
+    revert = drive(run_steps.revert_step(seen.run), None, GONE, now)
+    told = {**update, "steps": (*_steps(seen, progress), revert.record)}
+    effects = (*progress.effects, *revert.effects)
+    moving = Verdict.moving(Reason.REVERTING)
+    return _going(seen, moving, now, update=told, effects=effects, again_in=revert.again_in)
 
 
 def _fallen(seen: RunSeen, progress: StepProgress, failure: Failure, now: datetime) -> Decision:
@@ -167,17 +175,16 @@ def _fallen(seen: RunSeen, progress: StepProgress, failure: Failure, now: dateti
     facts = _facts(progress.outcome)
     fall = _fall(seen, failure, facts)
     states = rungs(fall)
-    update = {**_told(seen, progress, facts), "rungs": states, "failure": failure}
+    told_nothing = facts is None and progress.record.attempt > 1
+    stands = UNKNOWN if told_nothing else standing(facts, seen.run.spec.pending)
+    update = {**_told(seen, progress, facts), "rungs": states, "failure": failure, "standing": stands}
     match climb(fall):
         case Climb.DOWN:
-            revert = drive(run_steps.revert_step(seen.run), None, GONE, now)
-            update["steps"] = (*_steps(seen, progress), revert.record)
-            effects = (*progress.effects, *revert.effects)
-            return _going(seen, Verdict.moving(Reason.REVERTING), now, update=update, effects=effects)
+            return _revert(seen, progress, update, now)
         case Climb.RESTORE:
             return _start_restore(seen, update, progress.effects, now)
         case Climb.STOP:
-            where = failure.standing or standing(facts, seen.run.spec.pending)
+            where = f"{failure.standing} {stands}".strip()
             told = failure.model_copy(update={"standing": where})
             outcome = "VerifyFailed" if failure.reason is Reason.VERIFY_FAILED else "Failed"
             return _end(seen, outcome, told, now, update=update, effects=progress.effects)
@@ -193,22 +200,20 @@ def _taking_back(seen: RunSeen, now: datetime) -> Decision:
     failure, facts = progress.outcome.failure, _facts(progress.outcome)
     update = _told(seen, progress, facts)
     if failure is None:
-        at = (
-            f"The database is at {facts.current or 'no migration'} again, as before this run."
-            if facts
-            else ""
-        )
-        told = cause.model_copy(update={"standing": at})
+        current = facts.current if facts else ""
+        at = f"The database is at {current or 'no migration'} again, as before this run."
+        told = cause.model_copy(update={"standing": at if facts else ""})
         update["rungs"] = taken(seen.run.status.rungs, Rung.DOWN)
         return _end(seen, "TakenBack", told, now, update=update, effects=progress.effects)
-    if run_steps.repeatable(failure, facts, progress.record.attempt):
+    # Its time is counted anew with every attempt: nothing that it needs grows old.
+    late = failure.reason is Reason.TOO_LATE
+    if late or run_steps.repeatable(failure, facts, progress.record.attempt):
         return _repeat(seen, progress, now)
+    update["standing"] = standing(facts, seen.run.spec.pending)
     fall = replace(_fall(seen, cause, facts), down_tried=True)
     if climb(fall) is Climb.RESTORE:
         return _start_restore(seen, update, progress.effects, now)
-    where = (
-        f"{standing(facts, seen.run.spec.pending)} Taking back stopped: {failure.reason}: {failure.message}"
-    )
+    where = f"{update['standing']} Taking back stopped: {failure.reason}: {failure.message}"
     told = cause.model_copy(update={"standing": where})
     return _end(seen, "Failed", told, now, update=update, effects=progress.effects)
 
@@ -220,15 +225,18 @@ def _restoring(seen: RunSeen, now: datetime) -> Decision:
     if restore is None:
         made = run_steps.restore_manifest(run)
         return _going(seen, Verdict.moving(Reason.RESTORING), now, effects=(Create(made),), again_in=0.0)
-    told = restore.status
-    if told.ready:
+    told, order = restore.status, restore.spec.order
+    if order is None or order.run.uid != run.metadata.uid:
+        where = f"{run.status.standing} DatabaseRestore {restore.metadata.name} exists and is not this run's."
+        return _end(seen, "Failed", cause.model_copy(update={"standing": where}), now)
+    if told.ended_at is not None and told.failure is None:
         at = f"The backup {run.status.backup} is the live database, at {told.current or 'no migration'}; "
         failure = cause.model_copy(update={"standing": f"{at}the former one is kept as {told.old_database}."})
         update: dict[str, object] = {"rungs": taken(run.status.rungs, Rung.RESTORE), "current": told.current}
         return _end(seen, "Restored", failure, now, update=update)
-    if told.condition("Stalled") is not None:
-        why = f"{told.failure.reason}: {told.failure.message}" if told.failure else "the restore failed"
-        where = f"{run.status.standing} The restore stopped, no fence is left: {why}"
+    if told.ended_at is not None and told.failure is not None:
+        why = f"{told.failure.reason}: {told.failure.message} {told.failure.standing}".strip()
+        where = f"{run.status.standing} The restore stopped: {why}"
         return _end(seen, "Failed", cause.model_copy(update={"standing": where}), now)
     return _going(seen, Verdict.moving(Reason.RESTORING), now, again_in=60.0)
 
@@ -271,8 +279,9 @@ def _under_way(seen: RunSeen, progress: StepProgress, reason: Reason, now: datet
     update: dict[str, object] = {"steps": _steps(seen, progress)}
     failure = progress.failure
     if failure is not None and failure.reason is Reason.DEADLINE_EXCEEDED:
-        where = "What the step did is in the database's own history and journal; Godwit will plan from there."
-        told = failure.model_copy(update={"standing": where})
+        cause = seen.run.status.failure or failure  # what is being taken back failed for a reason of its own
+        where = UNKNOWN if cause is failure else f"{failure.message} {UNKNOWN}"
+        told = cause.model_copy(update={"standing": where})
         return _end(seen, "Failed", told, now, update=update, effects=progress.effects)
     verdict = Verdict.of(failure) if failure else Verdict.moving(reason)
     return _going(seen, verdict, now, update=update, effects=progress.effects, again_in=progress.again_in)
@@ -287,7 +296,7 @@ def _fall(seen: RunSeen, failure: Failure, facts: MigrationProgress | None) -> F
         on_failure=spec.policy.on_failure,
         consent=spec.rollback,
         has_backup=usable,
-        wanted=CANCEL in seen.run.metadata.annotations,
+        wanted=_cancelled(seen),
     )
 
 
@@ -359,7 +368,9 @@ def _give_back(seen: RunSeen, now: datetime) -> Decision:
         effects.append(SetFinalizer(run.KIND, meta.namespace, meta.name, meta.uid, present=False))
     verdict = _ended(status.failure, status.standing)
     if effects:
-        return _going(seen, verdict, now, effects=tuple(effects), again_in=0.0)
+        # A Job may take a while to go; everything else is done at once.
+        only_jobs = all(isinstance(effect, DeleteStep) for effect in effects)
+        return _going(seen, verdict, now, effects=tuple(effects), again_in=1.0 if only_jobs else 0.0)
     return _going(seen, verdict, now, update={"released": True})
 
 

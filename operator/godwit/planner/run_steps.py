@@ -3,11 +3,12 @@
 Pure builders.
 """
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from godwit.api.backup import DatabaseBackup, DatabaseBackupSpec, RunOrder
-from godwit.api.common import LocalRef, UidRef, seconds
+from godwit.api.common import LocalRef, UidRef
 from godwit.api.database import DeletionPolicy
 from godwit.api.restore import DatabaseRestore, DatabaseRestoreSpec
 from godwit.api.run import MigrationRun
@@ -24,9 +25,10 @@ from godwit.contract.request import (
     VerbInput,
     VerifyInput,
 )
+from godwit.planner.conditions import Stand, Verdict
 from godwit.planner.decision import StepSpec
 from godwit.planner.ladder import standing
-from godwit.planner.policy import connection_of
+from godwit.planner.policy import connection_of, span
 from godwit.planner.runs import PLAN_AGAIN
 from godwit.planner.source import generated_metadata
 from godwit.planner.step import Step, job_name
@@ -35,6 +37,9 @@ WRITE_BUDGET = 6 * 3_600
 """Seconds that a writing step may take: the budget of CREATE INDEX CONCURRENTLY, which may wait for hours."""
 START_WINDOW = timedelta(hours=1)
 """How late after it was asked for a writing step may get the lock where no backup's age says less."""
+UNKNOWN = "What the step did is in the database's own history and journal; Godwit will plan from there."
+MAX_BACKUPS = 5
+"""Backups of one run that may grow too old before its migrations could be applied."""
 MAX_INTERNAL = 5
 """Attempts that may end by an error of Godwit's own before a person has to look."""
 
@@ -49,7 +54,7 @@ def apply_step(run: MigrationRun, backup: DatabaseBackup | None) -> Step:
         act = RevertInput(scope=RevertScope.PLAN, plan=spec.plan, policy=spec.policy)
     verify = VerifyInput(state=spec.plan.to_state, checks=spec.policy.checks)
     ended = backup.status.ended_at if backup is not None and spec.backup.required else None
-    usable_until = ended + timedelta(seconds=seconds(spec.backup.max_age)) if ended else None
+    usable_until = ended + span(spec.backup.max_age) if ended else None
     return _writing_step(run, "apply", (act, verify), usable_until)
 
 
@@ -110,10 +115,51 @@ def repeatable(failure: Failure, facts: MigrationProgress | None, attempt: int) 
     return failure.reason is not Reason.INTERNAL_ERROR or attempt < MAX_INTERNAL
 
 
-def next_name(name: str) -> str:
-    """The name after `x-backup` is `x-backup-2`, then `x-backup-3`."""
-    stem, _, tail = name.rpartition("-")
-    return f"{stem}-{int(tail) + 1}" if tail.isdigit() else f"{name}-2"
+@dataclass(frozen=True)
+class BackupNeed:
+    """What a run's backup asks for; nothing at all where it is usable."""
+
+    create: str = ""
+    """Name of a backup to be made."""
+    failure: Failure | None = None
+    """Why the run cannot go on."""
+    waits: Verdict | None = None
+
+
+def backup_need(run: MigrationRun, backup: DatabaseBackup | None, now: datetime) -> BackupNeed:
+    """Look at the backup that the run's status names: make one, make another one, wait, or give up."""
+    name = run.status.backup or backup_name(run)
+    if backup is None:
+        return BackupNeed(create=name)
+    told = backup.status
+    if backup.metadata.deleting or (told.ready and _too_old(run, backup, now)):
+        number = int(name.rpartition("-")[2]) if name[-1].isdigit() else 1
+        if number >= MAX_BACKUPS:
+            text = f"{number} backups grew older than {run.spec.backup.max_age} or were deleted before Apply."
+            return BackupNeed(failure=_useless(f"{text} Raise `spec.backup.maxAge` of the PostgresDatabase."))
+        return BackupNeed(create=f"{backup_name(run)}-{number + 1}")
+    if told.ready:
+        return BackupNeed(failure=unusable(run, backup))
+    if told.condition("Stalled") is not None:
+        failure = told.failure or Failure(reason=Reason.BACKUP_FAILED, message="The backup failed.")
+        return BackupNeed(failure=failure.model_copy(update={"standing": standing(None, 0)}))
+    ready, waits = told.condition("Ready"), Verdict.moving(Reason.BACKING_UP)
+    if ready is not None and ready.status == "False":
+        waits = Verdict(Stand.WAITING, Reason(ready.reason), f"{backup.metadata.name}: {ready.message}")
+    return BackupNeed(waits=waits)
+
+
+def backup_name(run: MigrationRun) -> str:
+    """Name of a run's first backup; the next ones are numbered.
+
+    Backups outlive their runs, and a run made anew may have the name of an old one: the uid tells them apart.
+    """
+    return f"{run.metadata.name}-{digest([run.metadata.uid])[:6]}-backup"
+
+
+def _too_old(run: MigrationRun, backup: DatabaseBackup, now: datetime) -> bool:
+    ended = backup.status.ended_at
+    return ended is None or now >= ended + span(run.spec.backup.max_age)
 
 
 def backup_manifest(run: MigrationRun, name: str) -> dict[str, Any]:
@@ -144,9 +190,23 @@ def unusable(run: MigrationRun, backup: DatabaseBackup) -> Failure | None:
         why = "its history is not the one that was planned from"
     elif not told.verified:
         why = "it was not read back"
-    if not why:
+    elif backup.metadata.deleting:
+        why = "it is being deleted"
+    return _useless(f"Backup {backup.metadata.name} cannot be used: {why}.") if why else None
+
+
+def lost_backup(run: MigrationRun, backup: DatabaseBackup | None) -> Failure | None:
+    """Why another attempt to apply must not be made: the backup that the first one relied on is no more."""
+    if not run.spec.backup.required:
         return None
-    text = f"Backup {backup.metadata.name} cannot be used: {why}."
+    if backup is not None:
+        failure = unusable(run, backup)
+    else:
+        failure = _useless(f"Backup {run.status.backup} is gone.")
+    return failure.model_copy(update={"standing": UNKNOWN}) if failure is not None else None
+
+
+def _useless(text: str) -> Failure:
     return Failure(reason=Reason.BACKUP_UNUSABLE, message=text, standing=standing(None, 0))
 
 

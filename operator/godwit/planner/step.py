@@ -71,6 +71,15 @@ def drive(step: Step, record: StepRecord | None, seen: StepSeen, now: datetime) 
     return _look(step, record, seen, now)
 
 
+def asks(record: StepRecord | None, seen: StepSeen, now: datetime) -> bool:
+    """Whether `drive` would ask for the step, or for another attempt at it, now."""
+    if record is None:
+        return True
+    if record.retry_at is not None:
+        return now >= record.retry_at
+    return seen.state is StepState.GONE and not seen.foreign and record.state == ""
+
+
 def again(progress: StepProgress, now: datetime, delay: float | None = None) -> StepProgress:
     """The step, to be tried again after a delay (default: backoff); its last outcome says why."""
     record = progress.record
