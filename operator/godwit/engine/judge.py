@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from pglast.parser import parse_sql_json
 
-from godwit.engine.classify import relation
 from godwit.engine.model import Statement
+from godwit.engine.parse_tree import relation
 from godwit.engine.session import Session
 
 _INDEXES: Final = """

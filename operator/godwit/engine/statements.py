@@ -38,14 +38,14 @@ def parse(script: Script, environment: Environment, *, migration: str = "") -> P
     """
     text = script.text
     raw = list(_split(script, text, migration))
-    wrapped = _is_wrapped(raw)
+    edges = _edges(raw)
+    wrapped = bool(edges)
     body = text
-    if wrapped:
+    for edge in edges:
         # Blanked, not cut, so that lines and offsets stay those of the file.
-        for edge, _ in (raw[0], raw[-1]):
-            end = edge.offset + len(edge.text)
-            body = body[: edge.offset] + re.sub(r"[^\n]", " ", edge.text) + body[end:]
-        raw = raw[1:-1]
+        end = edge.offset + len(edge.text)
+        body = body[: edge.offset] + re.sub(r"[^\n]", " ", edge.text) + body[end:]
+    raw = [item for item in raw if item[0] not in edges]
     made: frozenset[str] = frozenset()
     statements: list[Statement] = []
     for index, (statement, node) in enumerate(raw):
@@ -100,17 +100,24 @@ def _skip_blank(text: str, position: int) -> int:
                 break
 
 
-def _is_wrapped(raw: list[_Raw]) -> bool:
-    """Whether BEGIN and COMMIT, plain ones, stand around the whole file and nowhere in it."""
-    kinds = [node["kind"] if statement.tag == "TransactionStmt" else "" for statement, node in raw]
-    return (
-        len(kinds) >= 2
-        and kinds[0] in _BEGIN
-        and "options" not in raw[0][1]
-        and kinds[-1] == "TRANS_STMT_COMMIT"
-        and not raw[-1][1].get("chain")
-        and all(kind == "" or kind in _SAVEPOINTS for kind in kinds[1:-1])
-    )
+def _edges(raw: list[_Raw]) -> list[Statement]:
+    """Every BEGIN and COMMIT, where they are plain and in pairs; none at all otherwise.
+
+    Prisma itself writes such pairs into the middle of a file, for example around a change of an enum. Without
+    them the whole file is one transaction, the one that its history row is in.
+    """
+    edges: list[Statement] = []
+    inside = False
+    for statement, node in raw:
+        if statement.tag != "TransactionStmt" or node["kind"] in _SAVEPOINTS:
+            continue
+        begins = not inside and node["kind"] in _BEGIN and "options" not in node
+        commits = inside and node["kind"] == "TRANS_STMT_COMMIT" and not node.get("chain")
+        if not (begins or commits):
+            return []
+        inside = begins
+        edges.append(statement)
+    return [] if inside else edges
 
 
 def _transaction_refusal(statement: Statement, node: dict[str, Any]) -> str:
@@ -120,7 +127,7 @@ def _transaction_refusal(statement: Statement, node: dict[str, Any]) -> str:
         return ""
     return (
         "a migration runs in a transaction of Godwit's own: take BEGIN, COMMIT and their like out of the "
-        "file, or put one plain BEGIN and COMMIT around all of it"
+        "file; only plain BEGIN and COMMIT in pairs may stand in it"
     )
 
 

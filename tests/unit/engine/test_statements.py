@@ -80,16 +80,29 @@ def test_begin_and_commit_around_the_whole_file_are_blanked_and_lines_stay():
     ]
 
 
+def test_plain_pairs_in_the_middle_of_a_file_are_blanked_as_prisma_writes_them_for_enums():
+    sql = "CREATE TABLE a ();\nBEGIN;\nDROP TYPE b;\nCOMMIT;\n\nBEGIN;\nDROP TYPE c;\nCOMMIT;\nSELECT 1"
+    result = parsed(sql)
+    assert result.mode is Mode.WHOLE
+    assert [(s.index, s.line, s.text) for s in result.statements] == [
+        (0, 1, "CREATE TABLE a ()"),
+        (1, 3, "DROP TYPE b"),
+        (2, 7, "DROP TYPE c"),
+        (3, 9, "SELECT 1"),
+    ]
+    assert "BEGIN" not in result.body
+    assert "COMMIT" not in result.body
+    assert len(result.body) == len(sql)
+
+
 @pytest.mark.parametrize(
     "sql",
     [
-        "BEGIN; SELECT 1; COMMIT; SELECT 2",
         "SELECT 1; COMMIT",
         "BEGIN; SELECT 1",
         "BEGIN; SELECT 1; ROLLBACK",
         "BEGIN; SELECT 1; COMMIT AND CHAIN",
         "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1; COMMIT",
-        "BEGIN; SELECT 1; COMMIT; BEGIN; SELECT 2; COMMIT",
         "PREPARE TRANSACTION 'x'",
     ],
 )
