@@ -17,6 +17,8 @@ from godwit.planner.step import Step, again, drive, job_name, tidy
 
 DUMP_BUDGET = 24 * 3_600
 """Seconds that a dump may take."""
+DELETE_PAUSE = 3_600.0
+"""Seconds until the file of a deleted backup is tried again whose step left no outcome too often."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +50,30 @@ def decide(seen: BackupSeen, now: datetime) -> Decision:
     if status.failure is not None:
         effects = (*effects, *_tidy(seen, "backup"))
         return _decision(seen, status, _over(status.failure), now, effects=effects)
+    begun = status.step("backup") is not None
+    if not begun and _run_is_over(seen):
+        text = (
+            f"Run {backup.spec.order.run.name if backup.spec.order else ''} has ended and needs it no more."
+        )
+        failure = Failure(reason=Reason.CANCELLED, message=text)
+        told = status.model_copy(update={"failure": failure})
+        return _decision(seen, told, _over(failure), now, effects=effects)
     waiting = _waiting(seen)
-    if waiting is not None and status.step("backup") is None:
+    if waiting is not None and not begun:
         return _decision(seen, status, Verdict.of(waiting), now, effects=effects, again_in=15.0)
-    assert seen.database is not None or status.step("backup") is not None  # noqa: S101  _waiting looked
+    assert seen.database is not None or begun  # noqa: S101  _waiting looked
     if seen.database is None:
         text = f"PostgresDatabase {backup.spec.database_ref.name} was deleted meanwhile."
         failure = Failure(reason=Reason.BACKUP_FAILED, message=text)
         return _decision(seen, status.model_copy(update={"failure": failure}), _over(failure), now)
     return _dumping(seen, seen.database, effects, now)
+
+
+def _run_is_over(seen: BackupSeen) -> bool:
+    """Whether a run ordered this and holds the database no more: it takes the database first."""
+    order, database = seen.backup.spec.order, seen.database
+    active = database.status.active_operation if database is not None else None
+    return order is not None and database is not None and (active is None or active.uid != order.run.uid)
 
 
 def _waiting(seen: BackupSeen) -> Failure | None:
@@ -102,7 +119,7 @@ def _dumping(
             update |= _facts(progress.outcome)
             done = status.model_copy(update=update)
             return _decision(seen, done, _done(done), now, effects=(*effects, *progress.effects))
-        # A run's backup is of the planned state or of no use: the run ends, and its migration is planned again.
+        # A run needs a backup of the planned state: another one ends the run, and it is planned again.
         over = failure.terminal or (order is not None and failure.reason in PLAN_AGAIN)
         if not over:
             progress = again(progress, now)
@@ -152,6 +169,9 @@ def _deleting(seen: BackupSeen, now: datetime) -> Decision:
         or backup.spec.deletion_policy is DeletionPolicy.RETAIN
     ):
         return _decision(seen, status, verdict, now, effects=letting_go)
+    dumping = _tidy(seen, "backup")
+    if dumping:  # it would write the file after that was deleted
+        return _decision(seen, status, verdict, now, effects=dumping, again_in=1.0)
     step = _step(
         seen, "delete", (DeleteBackupInput(location=status.location),), status.volume, image=seen.image
     )
@@ -161,9 +181,9 @@ def _deleting(seen: BackupSeen, now: datetime) -> Decision:
         effects: tuple[Effect, ...] = (*progress.effects, *letting_go)
         return _decision(seen, status.model_copy(update=update), verdict, now, effects=effects)
     failure = progress.failure
-    if progress.outcome is not None:
-        failure = progress.outcome.failure
-        progress = again(progress, now)
+    if progress.outcome is not None or (failure is not None and failure.reason is Reason.DEADLINE_EXCEEDED):
+        failure = progress.outcome.failure if progress.outcome is not None else failure
+        progress = again(progress, now, None if progress.outcome is not None else DELETE_PAUSE)
         update = {"steps": (*(s for s in status.steps if s.name != "delete"), progress.record)}
     verdict = Verdict.of(failure) if failure else verdict
     told = status.model_copy(update=update)

@@ -12,10 +12,10 @@ from godwit.contract.outcome import Failure, RestoreOutcome, StepOutcome
 from godwit.contract.reasons import Reason
 from godwit.contract.request import BackupType, RestoreInput, StepRequest, VerifyInput
 from godwit.planner.conditions import Stand, Verdict, announce, conditions, phase
-from godwit.planner.decision import GONE, Decision, Effect, Hold, SetFinalizer, StepSeen, StepSpec
+from godwit.planner.decision import GONE, Decision, DeleteStep, Effect, Hold, SetFinalizer, StepSeen, StepSpec
 from godwit.planner.policy import connection_of
-from godwit.planner.run_steps import START_WINDOW, repeatable
-from godwit.planner.step import Step, again, drive, job_name, tidy
+from godwit.planner.run_steps import START_WINDOW, UNKNOWN, repeatable
+from godwit.planner.step import Step, again, asks, drive, job_name, tidy
 
 RESTORE_BUDGET = 24 * 3_600
 """Seconds that a restore may take, the building beside included; the fence has a bound of its own."""
@@ -40,27 +40,34 @@ def decide(seen: RestoreSeen, now: datetime) -> Decision:
     if status.ended_at is not None:
         return _give_back(seen, now)
     started = status.step("restore") is not None
-    if seen.namespace_terminating or (restore.metadata.deleting and not started):
+    if restore.metadata.deleting and not started:
         failure = Failure(reason=Reason.CANCELLED, message="Deleted before it started.")
         return _end(seen, status, failure, now)
-    waiting = _waiting(seen)
-    if waiting is not None and waiting.terminal and not started:
-        return _end(seen, status, waiting, now)
-    if waiting is not None or seen.database is None or seen.backup is None:
-        failure = waiting or Failure(reason=Reason.BACKUP_NOT_FOUND, message="The backup is gone.")
-        return _decision(seen, status, Verdict.of(failure), now, again_in=30.0)
-    if not _holding(seen, seen.database):
-        return _hold(seen, seen.database, now)
-    return _restoring(seen, seen.database, seen.backup, now)
+    base = seen.database
+    lost = seen.namespace_terminating or base is None or (base.metadata.deleting and not started)
+    if lost and (started or seen.namespace_terminating):
+        text = "The PostgresDatabase, or the namespace, went while the restore was under way."
+        failure = Failure(reason=Reason.CANCELLED, message=text, standing=UNKNOWN if started else "")
+        return _end(seen, status, failure, now)
+    if not started:
+        waiting = _waiting(seen)
+        if waiting is not None and waiting.terminal:
+            return _end(seen, status, waiting, now)
+        if waiting is not None:
+            return _decision(seen, status, Verdict.of(waiting), now, again_in=30.0)
+    assert base is not None  # noqa: S101  `lost`, or _waiting, looked
+    if not _holding(seen, base):
+        return _hold(seen, base, now)
+    return _restoring(seen, base, now)
 
 
 def _waiting(seen: RestoreSeen) -> Failure | None:
     spec, backup = seen.restore.spec, seen.backup
     namespace = seen.restore.metadata.namespace
-    if seen.database is None:
+    if seen.database is None or seen.database.metadata.deleting:
         text = f"There is no PostgresDatabase {spec.database_ref.name} in namespace {namespace}."
         return Failure(reason=Reason.DATABASE_NOT_FOUND, message=text)
-    if backup is None or not backup.status.verified:
+    if backup is None or not backup.status.verified or backup.metadata.deleting:
         text = f"There is no finished DatabaseBackup {spec.backup_ref.name} in namespace {namespace}."
         return Failure(reason=Reason.BACKUP_NOT_FOUND, message=text)
     if backup.spec.type is not BackupType.FULL:
@@ -83,9 +90,9 @@ def _holder_uid(seen: RestoreSeen) -> str:
 def _holding(seen: RestoreSeen, database: PostgresDatabase) -> bool:
     active = database.status.active_operation
     mine = active is not None and active.uid == _holder_uid(seen)
-    return (
-        mine and FINALIZER in seen.restore.metadata.finalizers and FINALIZER in database.metadata.finalizers
-    )
+    # An object that is being deleted takes no finalizer any more.
+    keeping = (seen.restore.metadata, database.metadata)
+    return mine and all(meta.deleting or FINALIZER in meta.finalizers for meta in keeping)
 
 
 def _hold(seen: RestoreSeen, database: PostgresDatabase, now: datetime) -> Decision:
@@ -103,19 +110,22 @@ def _hold(seen: RestoreSeen, database: PostgresDatabase, now: datetime) -> Decis
         mine = ActiveOperation(kind=restore.KIND, name=meta.name, uid=meta.uid, since=now)
         if restore.spec.order is None:
             effects.append(Hold(base.namespace, base.name, base.resource_version, mine))
-    effects.append(SetFinalizer(restore.KIND, meta.namespace, meta.name, meta.uid, present=True))
+    if not meta.deleting:
+        effects.append(SetFinalizer(restore.KIND, meta.namespace, meta.name, meta.uid, present=True))
     if not base.deleting:
         effects.append(SetFinalizer("PostgresDatabase", base.namespace, base.name, base.uid, present=True))
     verdict = Verdict.moving(Reason.RESTORING)
     return _decision(seen, status, verdict, now, effects=tuple(effects), again_in=0.0)
 
 
-def _restoring(
-    seen: RestoreSeen, database: PostgresDatabase, backup: DatabaseBackup, now: datetime
-) -> Decision:
-    status = seen.restore.status
-    step = restore_step(seen, database, backup)
-    progress = drive(step, status.step("restore"), seen.steps.get("restore", GONE), now)
+def _restoring(seen: RestoreSeen, database: PostgresDatabase, now: datetime) -> Decision:
+    status, backup = seen.restore.status, seen.backup
+    record, found = status.step("restore"), seen.steps.get("restore", GONE)
+    if backup is None and asks(record, found, now):
+        text = f"Backup {seen.restore.spec.backup_ref.name} was deleted meanwhile."
+        gone = Failure(reason=Reason.RESTORE_FAILED, message=text, standing=UNKNOWN)
+        return _end(seen, status, gone, now)
+    progress = drive(restore_step(seen, database, backup), record, found, now)
     update: dict[str, object] = {"steps": (progress.record,), "started_at": status.started_at or now}
     told = status.model_copy(update=update)
     if progress.outcome is None:
@@ -131,16 +141,24 @@ def _restoring(
         told = told.model_copy(update={"steps": (progress.record,)})
         verdict = Verdict.of(failure)
         return _decision(seen, told, verdict, now, effects=progress.effects, again_in=progress.again_in)
+    if failure is not None and not failure.terminal:
+        # It would pass, but a restore is done once: one that came too late is asked for anew, or not.
+        why = f"{failure.reason}: {failure.message}"
+        failure = failure.model_copy(update={"reason": Reason.RESTORE_FAILED, "message": why})
     told = told.model_copy(update=_facts(outcome))
     return _end(seen, told, failure, now, effects=progress.effects)
 
 
-def restore_step(seen: RestoreSeen, database: PostgresDatabase, backup: DatabaseBackup) -> Step:
-    """The step that builds the backup beside the live database, swaps the two, and verifies."""
+def restore_step(seen: RestoreSeen, database: PostgresDatabase, backup: DatabaseBackup | None) -> Step:
+    """The step that builds the backup beside the live database, swaps the two, and verifies.
+
+    A step that is under way can be watched without the backup; a new attempt cannot be built.
+    """
     restore, order = seen.restore, seen.restore.spec.order
     meta, spec = restore.metadata, database.spec
 
     def build(attempt: int, since: datetime) -> StepSpec:
+        assert backup is not None  # noqa: S101  the caller looked: no attempt is asked for without it
         request = StepRequest(
             object=restore.ref,
             step="restore",
@@ -229,7 +247,9 @@ def _give_back(seen: RestoreSeen, now: datetime) -> Decision:
             )
     if FINALIZER in meta.finalizers:
         effects.append(SetFinalizer(restore.KIND, meta.namespace, meta.name, meta.uid, present=False))
-    again_in = 0.0 if effects else None
+    # A Job may take a while to go; everything else is done at once.
+    only_jobs = all(isinstance(effect, DeleteStep) for effect in effects)
+    again_in = (1.0 if only_jobs else 0.0) if effects else None
     told = status if effects else status.model_copy(update={"released": True})
     return _decision(seen, told, _ended(status), now, effects=tuple(effects), again_in=again_in)
 
