@@ -172,7 +172,7 @@ class LocalSteps:
 
     def _advance(self, step: _Step) -> None:
         """Start the step's process if it may and has all that it needs; else say what it waits for."""
-        if step.task is not None or not step.wanted:
+        if step.task is not None:
             return
         refused = self._refused.get(step.spec.namespace)
         if refused is not None:
@@ -230,8 +230,10 @@ class LocalSteps:
                     # A process group of its own: what it leaves running ends with it, as in a container.
                     start_new_session=True,
                 )
-        except OSError as error:
-            self._show(step, _crashed(f"The step's process could not be started: {error.strerror}."))
+        except (OSError, ValueError) as error:
+            # ValueError: a variable's value that no process can be given. Its text names none.
+            said = error.strerror if isinstance(error, OSError) else str(error)
+            self._show(step, _crashed(f"The step's process could not be started: {said}."))
             return
         self._show(step, StepSeen(StepState.RUNNING))
         if not step.wanted:

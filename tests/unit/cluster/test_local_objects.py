@@ -130,6 +130,29 @@ async def test_ownership_ends_in_a_chain_and_waits_for_finalizers():
         assert await cluster.list("ConfigMap", "default") == []
 
 
+async def test_what_has_two_owners_stays_until_both_are_gone():
+    async with LocalCluster() as cluster:
+        first, second = (cluster.apply(migration(name)) for name in ("a", "b"))
+        shared = config_map("shared", first)
+        shared["metadata"]["ownerReferences"] += config_map("", second)["metadata"]["ownerReferences"]
+        await cluster.create(shared)
+        cluster.remove("DatabaseMigration", "default", "a")
+        assert await cluster.get("ConfigMap", "default", "shared") is not None
+        cluster.remove("DatabaseMigration", "default", "b")
+        assert await cluster.get("ConfigMap", "default", "shared") is None
+
+
+async def test_a_manager_that_says_something_else_owns_the_field_from_then_on():
+    async with LocalCluster() as cluster:
+        made = cluster.apply(migration())
+        first = await cluster.apply_status(made, {"phase": "One", "current": "a"}, "first")
+        second = await cluster.apply_status(first, {"phase": "Two", "current": "a"}, "second")
+        third = await cluster.apply_status(second, {}, "first")
+        assert third["status"] == {"observedGeneration": -1, "phase": "Two", "current": "a"}
+        fourth = await cluster.apply_status(third, {}, "second")
+        assert fourth["status"] == {"observedGeneration": -1}
+
+
 async def test_a_watcher_hears_of_every_change_and_of_whose_it_is_until_it_leaves():
     async with LocalCluster() as cluster:
         heard: list[Change] = []

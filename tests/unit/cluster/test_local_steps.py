@@ -258,6 +258,16 @@ async def test_a_command_that_cannot_be_started_crashed():
         assert "could not be started: No such file or directory" in crashed.message
 
 
+async def test_a_secret_that_no_process_can_be_given_crashed_without_being_shown():
+    async with cluster_that() as cluster:
+        cluster.add_secret("default", "shop", {"uri": SECRET_URI + "\0"})
+        spec = step(cluster, connection=URI)
+        await cluster.start_step(spec)
+        crashed = await until(cluster, spec, StepState.FINISHED, StepState.CRASHED)
+        assert crashed.state is StepState.CRASHED
+        assert crashed.message.endswith("could not be started: embedded null byte.")
+
+
 async def test_a_killed_step_crashed_by_its_signal():
     async with cluster_that("hang:on") as cluster:
         spec = step(cluster)
