@@ -1,1 +1,1 @@
-"""A one-node Kubernetes for tests, built from source modules and run as plain processes. Standard library only."""
+"""A one-node Kubernetes for tests: built from source, run as plain processes. Standard library only."""

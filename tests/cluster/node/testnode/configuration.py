@@ -7,7 +7,7 @@ from . import places as at
 
 
 def containerd(work: Path) -> str:
-    """containerd 2 (configuration version 3) with everything of its own in the work folder."""
+    """Configuration of containerd 2 (its version 3) with everything of its own in the work folder."""
     cri = 'plugins."io.containerd.cri.v1'
     return f"""version = 3
 root = "{work}/containerd"
@@ -37,8 +37,9 @@ state = "{work}/containerd-state"
 
 
 def registry_hosts() -> str:
-    """containerd's hosts.toml for the node's registry: plain HTTP."""
-    return f'server = "http://{at.REGISTRY}"\n[host."http://{at.REGISTRY}"]\n  capabilities = ["pull", "resolve"]\n'
+    """The hosts.toml of containerd for the node's registry: plain HTTP."""
+    url = f"http://{at.REGISTRY}"
+    return f'server = "{url}"\n[host."{url}"]\n  capabilities = ["pull", "resolve"]\n'
 
 
 def registry(work: Path) -> str:
@@ -53,7 +54,7 @@ def registry(work: Path) -> str:
 
 
 def network(work: Path) -> str:
-    """The pods' network: one bridge, addresses recorded in the work folder. hostPort is not there (no portmap)."""
+    """The pods' network: one bridge, addresses recorded in the work folder. There is no hostPort."""
     bridge = {
         "type": "bridge",
         "bridge": at.BRIDGE,
@@ -94,7 +95,11 @@ def kubelet(work: Path) -> str:
             "failCgroupV1": False,
             "failSwapOn": False,
             "enforceNodeAllocatable": [],
-            "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+            "evictionHard": {
+                "memory.available": "100Mi",
+                "nodefs.available": "1%",
+                "imagefs.available": "1%",
+            },
             "imageGCHighThresholdPercent": 100,
             # One slow pull must not hold up every other pod of a test.
             "serializeImagePulls": False,
@@ -119,28 +124,49 @@ def commands(work: Path, programs: Path) -> dict[str, list[str]]:
             + [f"--advertise-address={at.NODE_ADDRESS}", f"--service-cluster-ip-range={at.SERVICE_NETWORK}"]
             + [f"--tls-cert-file={pki}/apiserver.crt", f"--tls-private-key-file={pki}/apiserver.key"]
             + [f"--client-ca-file={pki}/ca.crt", "--authorization-mode=Node,RBAC"]
-            + ["--enable-admission-plugins=NodeRestriction", "--service-account-issuer=https://kubernetes.default.svc"]
+            + [
+                "--enable-admission-plugins=NodeRestriction",
+                "--service-account-issuer=https://kubernetes.default.svc",
+            ]
             + [f"--service-account-key-file={pki}/service-accounts.pub"]
             + [f"--service-account-signing-key-file={pki}/service-accounts.key"]
             + [f"--kubelet-certificate-authority={pki}/ca.crt"]
             + [f"--kubelet-client-certificate={pki}/admin.crt", f"--kubelet-client-key={pki}/admin.key"]
             + ["--kubelet-preferred-address-types=InternalIP"],
-            "kube-controller-manager": ["kube-controller-manager", f"--kubeconfig={work}/controller-manager.kubeconfig"]
-            + [f"--root-ca-file={pki}/ca.crt", f"--service-account-private-key-file={pki}/service-accounts.key"]
+            "kube-controller-manager": [
+                "kube-controller-manager",
+                f"--kubeconfig={work}/controller-manager.kubeconfig",
+            ]
+            + [
+                f"--root-ca-file={pki}/ca.crt",
+                f"--service-account-private-key-file={pki}/service-accounts.key",
+            ]
             + ["--use-service-account-credentials", "--leader-elect=false", "--bind-address=127.0.0.1"]
             + [f"--secure-port={at.CONTROLLER_MANAGER_PORT}"],
-            "kube-scheduler": ["kube-scheduler", f"--kubeconfig={work}/scheduler.kubeconfig", "--leader-elect=false"]
+            "kube-scheduler": [
+                "kube-scheduler",
+                f"--kubeconfig={work}/scheduler.kubeconfig",
+                "--leader-elect=false",
+            ]
             + ["--bind-address=127.0.0.1", f"--secure-port={at.SCHEDULER_PORT}"],
-            # Masquerading all service traffic brings answers of pods on the same bridge back through the node, with or
-            # without br_netfilter. The conntrack limits stay the host's own.
-            "kube-proxy": ["kube-proxy", f"--kubeconfig={work}/proxy.kubeconfig", f"--hostname-override={at.NODE}"]
+            # Masquerading all service traffic brings answers of pods on one bridge back through the node,
+            # with or without br_netfilter. The conntrack limits stay the host's own.
+            "kube-proxy": [
+                "kube-proxy",
+                f"--kubeconfig={work}/proxy.kubeconfig",
+                f"--hostname-override={at.NODE}",
+            ]
             + [f"--cluster-cidr={at.POD_NETWORK}", "--proxy-mode=iptables", "--masquerade-all"]
             + [f"--healthz-bind-address=127.0.0.1:{at.PROXY_HEALTH_PORT}"]
             + [f"--metrics-bind-address=127.0.0.1:{at.PROXY_METRICS_PORT}", "--conntrack-max-per-core=0"]
             + ["--conntrack-tcp-timeout-established=0", "--conntrack-tcp-timeout-close-wait=0"],
             "containerd": ["containerd", f"--config={work}/containerd.toml"],
             "kubelet": ["kubelet", f"--config={work}/kubelet.json", f"--kubeconfig={work}/kubelet.kubeconfig"]
-            + [f"--hostname-override={at.NODE}", f"--root-dir={work}/kubelet", f"--node-ip={at.NODE_ADDRESS}"],
+            + [
+                f"--hostname-override={at.NODE}",
+                f"--root-dir={work}/kubelet",
+                f"--node-ip={at.NODE_ADDRESS}",
+            ],
             "registry": ["registry", "serve", f"{work}/registry.json"],
         }.items()
     }

@@ -9,7 +9,7 @@ from .processes import run
 
 _CLIENT = "extendedKeyUsage=clientAuth"
 _SERVER = "extendedKeyUsage=serverAuth"
-# name -> (subject, extensions). Groups are O, users are CN (Kubernetes: "Authenticating", X509 client certificates).
+# name -> (subject, extensions). O is a group, CN the user (Kubernetes: X509 client certificates).
 _CERTIFICATES = {
     "apiserver": (
         "/CN=kube-apiserver",
@@ -28,17 +28,37 @@ _CURVE = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
 
 def make(work: Path) -> None:
-    """Writes pki/NAME.{crt,key}, pki/service-accounts.{key,pub} and CLIENT.kubeconfig into the work folder."""
+    """Writes pki/NAME.{crt,key}, pki/service-accounts.{key,pub} and CLIENT.kubeconfig into the folder."""
     pki = work / "pki"
     pki.mkdir(mode=0o700)
-    authority = ("-subj", "/CN=godwit-test-node", "-days", "365", "-keyout", pki / "ca.key", "-out", pki / "ca.crt")
+    authority = (
+        "-subj",
+        "/CN=godwit-test-node",
+        "-days",
+        "365",
+        "-keyout",
+        pki / "ca.key",
+        "-out",
+        pki / "ca.crt",
+    )
     run("openssl", "req", "-x509", *_CURVE, *authority)
     for name, (subject, extensions) in _CERTIFICATES.items():
         request, wanted = pki / f"{name}.csr", pki / f"{name}.ext"
         wanted.write_text(extensions)
         run("openssl", "req", *_CURVE, "-subj", subject, "-keyout", pki / f"{name}.key", "-out", request)
         signer = ("-CA", pki / "ca.crt", "-CAkey", pki / "ca.key", "-CAcreateserial", "-days", "365")
-        run("openssl", "x509", "-req", "-in", request, *signer, "-extfile", wanted, "-out", pki / f"{name}.crt")
+        run(
+            "openssl",
+            "x509",
+            "-req",
+            "-in",
+            request,
+            *signer,
+            "-extfile",
+            wanted,
+            "-out",
+            pki / f"{name}.crt",
+        )
     key = pki / "service-accounts.key"
     run("openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", key)
     run("openssl", "ec", "-in", key, "-pubout", "-out", pki / "service-accounts.pub")

@@ -1,5 +1,6 @@
-"""What the node leaves on the machine outside its processes: bridge, containers, mounts, cgroups, iptables rules."""
+"""What the node has on the machine beside its processes: bridge, containers, mounts, cgroups, rules."""
 
+import json
 import os
 import re
 import signal
@@ -17,7 +18,7 @@ _FORWARD = ("FORWARD", "-m", "comment", "--comment", "godwit test node")
 
 
 def make_network(work: Path) -> None:
-    """The bridge with the node's address, forwarding between pods and node, and mounts that pods' mounts spread to."""
+    """The bridge with the node's address, forwarding, and a root that pods' mounts spread from."""
     remove_bridge()
     run("ip", "link", "add", at.BRIDGE, "type", "bridge")
     run("ip", "address", "add", f"{at.NODE_ADDRESS}/16", "dev", at.BRIDGE)
@@ -31,7 +32,8 @@ def make_network(work: Path) -> None:
 
 
 def end_containers(work: Path) -> None:
-    """Ends this node's containers by ending their shims, which name its socket; ends each container's process first."""
+    """Ends this node's containers and their shims, which are known by naming the node's socket."""
+    sockets = _shim_sockets(work)
     deadline = time.monotonic() + 10
     while shims := _shims(work):
         for shim in shims:
@@ -41,6 +43,8 @@ def end_containers(work: Path) -> None:
         if time.monotonic() > deadline:
             raise Failure(f"container shims do not end: {shims}")
         time.sleep(POLL)
+    for socket in sockets:
+        socket.unlink(missing_ok=True)
 
 
 def remove(work: Path, programs: Path) -> None:
@@ -81,6 +85,18 @@ def _shims(work: Path) -> list[int]:
     return found
 
 
+def _shim_sockets(work: Path) -> list[Path]:
+    """Where the shims listen: in a folder of the whole machine, so each is read from its bundle."""
+    found = []
+    for bundle in work.glob("containerd-state/io.containerd.runtime.v2.task/*/*/bootstrap.json"):
+        try:
+            address = str(json.loads(bundle.read_text())["address"])
+        except (OSError, ValueError, KeyError):
+            continue  # a container that was just made or removed
+        found.append(Path(address.removeprefix("unix://")))
+    return found
+
+
 def _children(pid: int) -> list[int]:
     children: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*"):
@@ -92,13 +108,13 @@ def _children(pid: int) -> list[int]:
 
 
 def _mounts(work: Path) -> list[str]:
-    """Mount points under the folder, outer ones first (/proc/self/mounts writes a space as \\040)."""
+    r"""Mount points under the folder, outer ones first (/proc/self/mounts writes a space as \040)."""
     places = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     return [place.replace("\\040", " ") for place in places if place.startswith(f"{work}/")]
 
 
 def _remove_cgroups() -> None:
-    """The kubelet's cgroups, which only empty ones let themselves be removed from (cgroups(7)): version 2, or each of 1."""
+    """The kubelet's cgroups, inner ones first; only empty ones can be removed (cgroups(7))."""
     for top in [_CGROUPS / "kubepods", *_CGROUPS.glob("*/kubepods")]:
         for folder, _, _ in os.walk(top, topdown=False):
             deadline = time.monotonic() + 5
@@ -115,7 +131,10 @@ def _remove_cgroups() -> None:
 def _remove_rules() -> None:
     """Our forwarding rules, and what is left of the chains: first every jump to them, then the chains."""
     for way in ("-i", "-o"):
-        while run("iptables", "--wait", "-D", *_FORWARD, way, at.BRIDGE, "-j", "ACCEPT", check=False).returncode == 0:
+        while (
+            run("iptables", "--wait", "-D", *_FORWARD, way, at.BRIDGE, "-j", "ACCEPT", check=False).returncode
+            == 0
+        ):
             pass
     for command in ("iptables", "ip6tables"):
         for table in ("filter", "nat", "mangle"):
@@ -126,6 +145,7 @@ def _remove_rules() -> None:
             kept = [
                 line
                 for line in saved.stdout.splitlines()
-                if not line.startswith("#") and not any(re.search(rf"[ :]{re.escape(c)}( |$)", line) for c in chains)
+                if not line.startswith("#")
+                and not any(re.search(rf"[ :]{re.escape(c)}( |$)", line) for c in chains)
             ]
             run(f"{command}-restore", "--wait", "--table", table, input_text="\n".join([*kept, ""]))

@@ -1,4 +1,4 @@
-"""What the machine must have. Debian packages are installed when they are missing; the rest is asked for by name."""
+"""What the machine must have. Missing Debian packages are installed; the rest is asked for by name."""
 
 import os
 import platform
@@ -30,8 +30,12 @@ def go() -> str:
     found = shutil.which("go", path=f"{os.environ.get('PATH', os.defpath)}:/usr/local/go/bin")
     wanted = ".".join(map(str, MINIMUM_GO))
     if not found:
-        raise Failure(f"the test cluster's programs are built from source: Go >= {wanted} is missing (no `go` in PATH)")
-    said = subprocess.run([found, "env", "GOVERSION"], capture_output=True, text=True, check=False).stdout.strip()
+        raise Failure(
+            f"the test cluster's programs are built from source: Go >= {wanted} is missing (no `go` in PATH)"
+        )
+    said = subprocess.run(
+        [found, "env", "GOVERSION"], capture_output=True, text=True, check=False
+    ).stdout.strip()
     version = re.match(r"go(\d+)\.(\d+)", said)
     if not version or (int(version[1]), int(version[2])) < MINIMUM_GO:
         raise Failure(f"Go >= {wanted} is needed, but {found} is {said or 'of no known version'}")
@@ -39,7 +43,7 @@ def go() -> str:
 
 
 def linux_root() -> None:
-    """Refuses any system but Linux, and any user but root: a kubelet mounts, and makes namespaces and cgroups."""
+    """Refuses any system but Linux, and any user but root: a kubelet mounts and makes namespaces."""
     missing = []
     if platform.system() != "Linux":
         missing.append(f"Linux (this is {platform.system()})")
@@ -54,7 +58,9 @@ def linux_root() -> None:
 
 def packages() -> None:
     """Installs the missing Debian packages. No service is started: none of them brings one."""
-    missing = sorted({package for file, package in PACKAGES.items() if not shutil.which(file) and not Path(file).exists()})
+    missing = sorted(
+        {package for file, package in PACKAGES.items() if not shutil.which(file) and not Path(file).exists()}
+    )
     if not missing:
         return
     if not shutil.which("apt-get"):
@@ -66,7 +72,12 @@ def packages() -> None:
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     for command in (["update"], ["install", "--yes", "--no-install-recommends", *missing]):
         done = subprocess.run(
-            ["apt-get", "-qq", *command], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+            ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300", *command],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode:
             raise Failure(f"apt-get {command[0]} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")

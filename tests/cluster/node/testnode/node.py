@@ -9,9 +9,10 @@ import subprocess
 import sys
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from . import configuration, credentials, leftovers, needs, oci, programs
+from . import configuration, credentials, images, leftovers, needs, oci, programs
 from . import places as at
 from .places import Failure
 from .processes import Processes, run
@@ -27,9 +28,11 @@ class Node:
 
     def __init__(self, work: Path) -> None:
         self.work = work.resolve()
-        # Unix socket paths end at 107 bytes (unix(7)); the longest in here are the kubelet's and containerd's.
+        # Unix socket paths end at 107 bytes (unix(7)); the kubelet's are the longest in here.
         if len(str(self.work)) > 60:
-            raise Failure(f"{self.work} is too long a path for the sockets in it (60 bytes at most); choose another by --dir")
+            raise Failure(
+                f"{self.work} is too long a path for sockets (60 bytes at most); choose another by --dir"
+            )
         # As this node was started with: the checkout may have moved on to other programs meanwhile.
         self.programs = self.work / "bin"
         environment = {k: v for k, v in os.environ.items() if not k.startswith("KUBE")}
@@ -72,7 +75,7 @@ class Node:
             self._down()
 
     def ctr(self, *words: str | Path) -> str:
-        """containerd's own command line, in the namespace of Kubernetes."""
+        """Runs the command line of containerd, in the namespace of Kubernetes."""
         command = (self.programs / "ctr", "--address", self.work / "containerd.sock", "--namespace", "k8s.io")
         return run(*command, *words, environment=self.processes.environment).stdout
 
@@ -84,19 +87,23 @@ class Node:
             mark.touch()
 
     def kubectl(self, *words: str, input_text: str = "") -> subprocess.CompletedProcess[str]:
-        command = (self.programs / "kubectl", f"--kubeconfig={self.kubeconfig}", *words)
+        command: tuple[str | Path, ...] = (
+            self.programs / "kubectl",
+            f"--kubeconfig={self.kubeconfig}",
+            *words,
+        )
         return run(*command, check=False, input_text=input_text, environment=self.processes.environment)
 
     def _refuse_strangers(self) -> None:
-        """Another kubelet or kube-proxy in this network namespace would fight ours; a used port would end a process."""
-        ours = os.readlink("/proc/self/ns/net")
+        """Another kubelet or kube-proxy in this network namespace would fight ours; ports must be free."""
+        ours = Path("/proc/self/ns/net").readlink()
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 name = (process / "comm").read_text().strip()
-                if name in ("kubelet", "kube-proxy") and os.readlink(process / "ns/net") == ours:
+                if name in ("kubelet", "kube-proxy") and (process / "ns/net").readlink() == ours:
                     raise Failure(
                         f"{name} already runs on this machine (process {process.name}). "
-                        "Bring that node down first, or hand its kubeconfig to the tests by GODWIT_TEST_KUBECONFIG."
+                        "Bring that node down, or hand its kubeconfig to the tests by GODWIT_TEST_KUBECONFIG."
                     )
             except OSError:
                 continue  # it ended while we looked
@@ -131,15 +138,17 @@ class Node:
         processes.start("kube-apiserver", *command["kube-apiserver"])
         processes.wait("containerd", "its socket answers", self._containerd_answers, 30)
         self._import_pause(built)
-        processes.wait("kube-apiserver", "it is ready", self._api_is_ready, 60)
-        for name in ("kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet"):
-            processes.start(name, *command[name])
-        self._import_built()
-        processes.wait("registry", "it answers", lambda: _answers(f"http://{at.REGISTRY}/v2/"), 30)
-        processes.wait("kube-proxy", "its rules are written", self._proxy_is_ready, 60)
-        processes.wait("kubelet", "the node is Ready", self._node_is_ready, 90)
-        self._wait_for_default_account()
-        self._make_volumes()
+        with ThreadPoolExecutor() as beside:
+            imported = beside.submit(self._import_built)
+            processes.wait("kube-apiserver", "it is ready", self._api_is_ready, 60)
+            for name in ("kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet"):
+                processes.start(name, *command[name])
+            processes.wait("registry", "it answers", lambda: _answers(f"http://{at.REGISTRY}/v2/"), 30)
+            processes.wait("kube-proxy", "its rules are written", self._proxy_is_ready, 60)
+            processes.wait("kubelet", "the node is Ready", self._node_is_ready, 90)
+            self._wait_for_default_account()
+            self._make_volumes()
+            imported.result()
         (work / _COMPLETE).touch()
 
     def _import_pause(self, built: Path) -> None:
@@ -151,10 +160,9 @@ class Node:
         self.import_image(archive)
 
     def _import_built(self) -> None:
-        """The images that `cluster image` made last."""
-        for link in sorted(at.IMAGES.glob("*.current")):
-            if link.exists():
-                self.import_image(link.resolve())
+        with images.held():
+            for archive in images.built_last():
+                self.import_image(archive)
 
     def _make_volumes(self) -> None:
         """Local volumes for PersistentVolumeClaims: a node of one machine has no provisioner."""
@@ -185,7 +193,9 @@ class Node:
                         "accessModes": ["ReadWriteOnce", "ReadWriteMany"],
                         "storageClassName": "local",
                         "local": {"path": str(folder)},
-                        "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [this_node]}]}},
+                        "nodeAffinity": {
+                            "required": {"nodeSelectorTerms": [{"matchExpressions": [this_node]}]}
+                        },
                     },
                 }
             )
@@ -222,15 +232,17 @@ class Node:
         self.processes.wait("kube-controller-manager", "the namespace's account exists", there, 30)
 
     def _down(self) -> None:
-        if not (self.work / _MARK).exists():
+        """First who would start pods again, then the pods, who keeps their state, what they leave."""
+        if not (self.work / _MARK).exists() or {entry.name for entry in self.work.iterdir()} == {
+            _MARK,
+            "logs",
+        }:
             return
         began = time.monotonic()
         (self.work / _COMPLETE).unlink(missing_ok=True)
-        for name in ("kubelet", "kube-proxy", "kube-scheduler", "kube-controller-manager"):
-            self.processes.stop(name, 5)
+        self.processes.stop(("kubelet", "kube-proxy", "kube-scheduler", "kube-controller-manager"), 5)
         leftovers.end_containers(self.work)
-        for name in ("containerd", "registry", "kube-apiserver", "etcd"):
-            self.processes.stop(name, 5)
+        self.processes.stop(self.processes.names(), 5)
         leftovers.remove(self.work, self.programs)
         for entry in self.work.iterdir():
             if entry.name in ("logs", _MARK):

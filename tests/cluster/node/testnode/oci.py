@@ -1,6 +1,7 @@
 """Small OCI images made of a folder: one layer, the same bytes (so the same digest) for the same content.
 
-Formats: OCI image specification 1.1 (manifest, configuration, image layout), OCI distribution specification 1.1 (push).
+Formats: OCI image specification 1.1 (manifest, configuration, image layout), OCI distribution
+specification 1.1 (push).
 """
 
 import hashlib
@@ -106,7 +107,9 @@ _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def _request(method: str, url: str, body: bytes | None = None, kind: str = "", allowed: int = 0) -> _Answer:
-    request = urllib.request.Request(url, data=body, method=method, headers={"Content-Type": kind} if kind else {})
+    request = urllib.request.Request(
+        url, data=body, method=method, headers={"Content-Type": kind} if kind else {}
+    )
     try:
         with _OPENER.open(request, timeout=30) as response:
             return _Answer(response.status, response.headers.get("Location"))

@@ -59,13 +59,17 @@ class Failure(Exception):
 
 
 def digest_of(*parts: Path | str) -> str:
-    """A short name for content: 16 hexadecimal digits over strings and files (a folder counts as its files but byte code)."""
+    """16 hexadecimal digits over strings and files; a folder counts as its files without byte code."""
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, str):
             total.update(b"text\0" + part.encode() + b"\0")
             continue
-        files = sorted(p for p in part.rglob("*") if p.is_file() and p.parent.name != "__pycache__") if part.is_dir() else [part]
+        files = (
+            sorted(p for p in part.rglob("*") if p.is_file() and p.parent.name != "__pycache__")
+            if part.is_dir()
+            else [part]
+        )
         for file in files:
             name = file.relative_to(part) if part.is_dir() else file.name
             total.update(f"file\0{name}\0".encode() + hashlib.sha256(file.read_bytes()).digest())

@@ -5,7 +5,7 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from .places import Failure
@@ -54,17 +54,19 @@ class Processes:
             return None
         return int(recorded[0])
 
-    def stop(self, name: str, seconds: float) -> None:
-        """Asks it to end, ends it after that many seconds, and waits until it is gone."""
+    def stop(self, names: Iterable[str], seconds: float) -> None:
+        """Asks them all to end, ends those that live after these seconds, and waits until all are gone."""
+        known = [name for name in names if (self.pids / name).exists()]
         for sign, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, 10.0)):
-            deadline = time.monotonic() + patience
-            if pid := self.pid(name):
+            for pid in filter(None, map(self.pid, known)):
                 send(pid, sign)
-            while self.pid(name) and time.monotonic() < deadline:
+            deadline = time.monotonic() + patience
+            while any(map(self.pid, known)) and time.monotonic() < deadline:
                 time.sleep(POLL)
-        if self.pid(name):
-            raise Failure(f"{name} (process {self.pid(name)}) does not end")
-        (self.pids / name).unlink(missing_ok=True)
+        if stuck := [f"{name} (process {self.pid(name)})" for name in known if self.pid(name)]:
+            raise Failure(f"these do not end: {', '.join(stuck)}")
+        for name in known:
+            (self.pids / name).unlink()
 
     def wait(self, name: str, what: str, probe: Callable[[], bool], seconds: float) -> None:
         """Polls until probe() holds. A dead process or a passed deadline fails with the end of its log."""
@@ -84,12 +86,12 @@ class Processes:
 
 
 def start_time(pid: int) -> str | None:
-    """When a process began, in clock ticks since boot (field 22 of /proc/PID/stat); None when it is gone or a zombie."""
+    """When a process began: clock ticks since boot, field 22 of proc_pid_stat(5). None when it ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    # Children that this very process started and that ended stay as zombies until it ends: they count as gone.
+    # A child of this very process that ended stays as a zombie until this one ends too.
     return None if fields[0] in "ZX" else fields[19]
 
 
@@ -114,5 +116,7 @@ def run(
         words, input=input_text, env=environment, capture_output=True, text=True, check=False, timeout=timeout
     )
     if check and done.returncode:
-        raise Failure(f"`{shlex.join(words)[:400]}` failed ({done.returncode}):\n{(done.stdout + done.stderr)[-3000:]}")
+        raise Failure(
+            f"`{shlex.join(words)[:400]}` failed ({done.returncode}):\n{(done.stdout + done.stderr)[-3000:]}"
+        )
     return done

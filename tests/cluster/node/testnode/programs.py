@@ -1,4 +1,4 @@
-"""The programs of the node, built from the Go modules in modules/ into the cache, once for each state of them."""
+"""The programs of the node, built from the Go modules in modules/ into the cache, once for each state."""
 
 import fcntl
 import os
@@ -18,6 +18,7 @@ from .places import CACHE, MODULES, Failure, digest_of
 
 _KUBERNETES = ("1", "36", "3")
 _VERSION = "k8s.io/component-base/version"
+_FLAGS = ("-mod=readonly", "-trimpath")
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,28 @@ BUILD = (
     Module("etcd", ("go.etcd.io/etcd/server/v3",)),
     Module(
         "containerd",
-        tuple(f"github.com/containerd/containerd/v2/cmd/{p}" for p in ("containerd", "containerd-shim-runc-v2", "ctr")),
+        tuple(
+            f"github.com/containerd/containerd/v2/cmd/{p}"
+            for p in ("containerd", "containerd-shim-runc-v2", "ctr")
+        ),
         ldflags="-X github.com/containerd/containerd/v2/version.Version=v2.2.1",
         tags="no_btrfs no_devmapper no_zfs",
     ),
-    Module("helm", ("helm.sh/helm/v4/cmd/helm",), ldflags="-X helm.sh/helm/v4/internal/version.version=v4.3.1"),
+    Module(
+        "helm", ("helm.sh/helm/v4/cmd/helm",), ldflags="-X helm.sh/helm/v4/internal/version.version=v4.3.1"
+    ),
     Module(
         "kubernetes",
         tuple(
             f"k8s.io/kubernetes/cmd/{p}"
-            for p in ("kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubectl", "kubelet")
+            for p in (
+                "kube-apiserver",
+                "kube-controller-manager",
+                "kube-proxy",
+                "kube-scheduler",
+                "kubectl",
+                "kubelet",
+            )
         ),
         ldflags=f"-X {_VERSION}.gitVersion=v{'.'.join(_KUBERNETES)}"
         f" -X {_VERSION}.gitMajor={_KUBERNETES[0]} -X {_VERSION}.gitMinor={_KUBERNETES[1]}",
@@ -56,7 +69,7 @@ BUILD = (
 
 def folder() -> Path:
     """Where the built programs are, or will be."""
-    return CACHE / digest_of(MODULES, Path(__file__), platform.machine()) / "bin"
+    return CACHE / digest_of(MODULES, repr((BUILD, _FLAGS)), platform.machine()) / "bin"
 
 
 @contextmanager
@@ -73,7 +86,7 @@ def locked(file: Path) -> Iterator[None]:
 
 
 def build() -> Path:
-    """Builds what is not in the cache yet; gives the folder of programs. A killed build leaves no program half written."""
+    """Builds what is not in the cache yet; gives the folder. A killed build leaves nothing half written."""
     target = folder()
     if _missing(target):
         command = needs.go()
@@ -98,7 +111,7 @@ def _build(command: str, module: Module, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{module.name}-") as fresh:
         done = subprocess.run(
-            [command, "build", "-mod=readonly", "-trimpath", "-tags", module.tags]
+            [command, "build", *_FLAGS, "-tags", module.tags]
             + ["-ldflags", f"-s -w {module.ldflags}", "-o", f"{fresh}/", *module.packages],
             cwd=MODULES / module.name,
             env=os.environ | {"CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off"},
