@@ -133,6 +133,16 @@ def test_begin_and_commit_around_a_file_are_taken_off(project):
     assert project.database.psql("SELECT to_regclass('half') IS NULL") == "t"
 
 
+def test_an_isolation_level_is_set_before_anything_else_in_the_transaction(project):
+    project.write(
+        "001_level",
+        "-- why\nBEGIN;\nSET TRANSACTION ISOLATION LEVEL REPEATABLE READ;\n"
+        "CREATE TABLE seen AS SELECT current_setting('transaction_isolation') AS level;\nCOMMIT;",
+    )
+    project.apply()
+    assert project.database.psql("SELECT level FROM seen") == "repeatable read"
+
+
 def test_a_percent_sign_and_a_backslash_in_sql_are_only_characters(project):
     project.write("001_users", USERS + r" INSERT INTO users VALUES (1, '100%s \n %(x)s %%');")
     project.apply()

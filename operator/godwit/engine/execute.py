@@ -1,6 +1,7 @@
 """Running a migration's SQL: in one transaction with everything that is recorded about it, or not at all."""
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,8 +21,9 @@ from godwit.engine.session import Session
 from godwit.engine.watch import HoldWatch
 
 ROLLED_BACK: Final = "The migration was rolled back; nothing of it is left."
-# What a complete rollback makes safe to try again: lock_timeout, deadlock (manual, appendix A).
-_BUSY: Final = {"55P03", "40P01"}
+_SET_TRANSACTION: Final = re.compile(r"SET\s+(LOCAL\s+)?TRANSACTION\b", re.IGNORECASE)
+# What a complete rollback makes safe to try again: lock_timeout, deadlock, serialization (manual, appendix A).
+_BUSY: Final = {"55P03", "40P01", "40001"}
 _CANCELED: Final = "57014"
 _ERRORS: Final = {ExecStatus.FATAL_ERROR, ExecStatus.BAD_RESPONSE}
 _COPIES: Final = {ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH}
@@ -134,12 +136,15 @@ def _once(run: Run, piece: Piece, before: Callable[[], None], finish: Callable[[
     conn, through = run.session.conn, 0
     try:
         run.session.execute("BEGIN")
+        opening, body = _opening(piece)
+        if opening:
+            send(run.session, opening)
         set_limits(run, local=True)
         with run.watch.armed():
             before()
             txid = _txid(run.session)
             run.point("before_script")
-            send(run.session, piece.body)
+            send(run.session, body)
             through = len(piece.statements)
             try:
                 run.guard.check_open(txid, piece.statements)
@@ -158,6 +163,16 @@ def _once(run: Run, piece: Piece, before: Callable[[], None], finish: Callable[[
         run.point("after_commit")
     except psycopg.Error as exc:
         raise ScriptError(exc, through) from exc
+
+
+def _opening(piece: Piece) -> tuple[str, str]:
+    """SET TRANSACTION at a script's start, which must come before any query, and the script without it."""
+    first = piece.statements[0] if piece.statements else None
+    if first is None or not _SET_TRANSACTION.match(first.text):
+        return "", piece.body
+    start = first.offset - piece.offset
+    blank = re.sub(r"[^\n]", " ", first.text)
+    return first.text, piece.body[:start] + blank + piece.body[start + len(first.text) :]
 
 
 def held_too_long(run: Run, piece: Piece, *, standing: str = ROLLED_BACK) -> StepFailed:
