@@ -147,9 +147,11 @@ async def test_a_manager_that_says_something_else_owns_the_field_from_then_on():
         made = cluster.apply(migration())
         first = await cluster.apply_status(made, {"phase": "One", "current": "a"}, "first")
         second = await cluster.apply_status(first, {"phase": "Two", "current": "a"}, "second")
-        third = await cluster.apply_status(second, {}, "first")
-        assert third["status"] == {"observedGeneration": -1, "phase": "Two", "current": "a"}
-        fourth = await cluster.apply_status(third, {}, "second")
+        third = await cluster.apply_status(second, {}, "second")
+        assert third["status"] == {"observedGeneration": -1, "current": "a"}, (
+            "phase had become the second's alone"
+        )
+        fourth = await cluster.apply_status(third, {}, "first")
         assert fourth["status"] == {"observedGeneration": -1}
 
 
