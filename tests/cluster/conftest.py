@@ -19,6 +19,7 @@ from scenarios.local import LocalStage
 from scenarios.local import local_stage as open_local_stage
 from scenarios.stage import Play, Stage, Store
 
+from godwit.api.kinds import KINDS
 from godwit.cli.embedded import EmbeddedPostgres
 
 PROGRAM = Path(__file__).parent / "node" / "cluster"
@@ -52,11 +53,13 @@ def _ready(node: Node) -> Node:
     node.kubectl("version")
     node.helm(
         "upgrade", "--install", "crds", str(CHART), "--namespace=godwit-crds", "--create-namespace",
-        f"--set=image.repository={node.image.rpartition(':')[0]},image.tag={node.image.rpartition(':')[2]}",
+        node.image_values,
     )  # fmt: skip
     crds = node.kubectl("get", "crd", "-o", "name").split()
     ours = [name for name in crds if name.endswith(".godwit.dev")]
     node.kubectl("wait", "--for=condition=Established", *ours, "--timeout=60s")
+    # Established is not yet served; kubectl asks again as long as the server tells it to.
+    node.kubectl("get", ",".join(kind.PLURAL for kind in KINDS.values()), "--all-namespaces")
     return node
 
 

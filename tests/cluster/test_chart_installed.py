@@ -32,10 +32,9 @@ class Release:
 def release(node: Node) -> Iterator[Release]:
     """The chart with its defaults, in a namespace that takes only restricted pods."""
     namespace = node.namespace("chart")
-    repository, _, tag = node.image.rpartition(":")
     node.helm(
         "install", "godwit", str(CHART), "-n", namespace, "--set=crds.install=false",
-        f"--set=image.repository={repository},image.tag={tag}",
+        node.image_values,
     )  # fmt: skip
     yield Release(node, namespace)
     node.remove_namespace(namespace)
@@ -106,7 +105,6 @@ def test_crds_and_objects_outlive_the_release_that_installed_them(node: Node):
     }  # fmt: skip
     node.apply(database)
     before = node.read("postgresdatabase", "shop", "-n", namespace)["metadata"]["uid"]
-    repository, _, tag = node.image.rpartition(":")
     try:
         node.helm("uninstall", "crds", "-n", "godwit-crds", "--wait")
         left = node.kubectl("get", "crd", "-o", "name")
@@ -114,7 +112,7 @@ def test_crds_and_objects_outlive_the_release_that_installed_them(node: Node):
     finally:
         node.helm(
             "install", "crds", str(CHART), "--namespace=godwit-crds",
-            f"--set=image.repository={repository},image.tag={tag}",
+            node.image_values,
         )  # fmt: skip
     after = node.read("postgresdatabase", "shop", "-n", namespace)["metadata"]["uid"]
     node.remove_namespace(namespace)

@@ -20,6 +20,8 @@ APPLY_PATCH = "application/apply-patch+yaml"
 FIELD_MANAGER = "godwit"
 """Field manager of everything but statuses."""
 _TIMEOUT = aiohttp.ClientTimeout(total=30, connect=5)
+_NOT_TYPED = "failed to create typed patch object"
+"""How the API server says, with status 500, that an applied object does not fit the schema's types."""
 _PLACES = {
     **{kind: (f"apis/{GROUP}/{VERSION}", model.PLURAL) for kind, model in KINDS.items()},
     "ConfigMap": ("api/v1", "configmaps"),
@@ -145,6 +147,8 @@ def _error(status: int, content: bytes) -> AnswerError | UnavailableError:
     error = AnswerError(
         status, body if isinstance(body, dict) else {"message": content[:200].decode("utf-8", "replace")}
     )
+    if status == 500 and _NOT_TYPED in str(error):
+        return AnswerError(422, {"message": str(error), "reason": "Invalid"})
     if status in {401, 429} or status >= 500:
         return UnavailableError(f"The API server answers {status}: {error}")
     return error

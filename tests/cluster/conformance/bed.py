@@ -59,6 +59,10 @@ class Bed(Protocol):
         """Start to delete the namespace."""
         ...
 
+    async def from_outside(self) -> None:
+        """From now on the port has a login whose rights do not end where, or when, the namespace does."""
+        ...
+
     async def events(self, name: str) -> list[tuple[str, str, str]]:
         """(type, reason, message) of every event recorded about the object of that name."""
         ...

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import functools
 import json
+import secrets
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,7 +17,7 @@ import yaml
 from conformance.bed import eventually
 from godwit.api.kinds import KINDS
 from godwit.cluster.kubernetes import KubernetesCluster
-from godwit.cluster.port import Cluster, Manifest, RefusedError
+from godwit.cluster.port import Manifest, RefusedError
 from godwit.cluster.rest import AnswerError, Rest, path_of
 
 CHART = Path(__file__).parents[3] / "helm" / "godwit"
@@ -23,6 +25,14 @@ RESTRICTED = {
     "pod-security.kubernetes.io/enforce": "restricted",
     "pod-security.kubernetes.io/enforce-version": "latest",
 }
+PEOPLE = [
+    {
+        "apiGroups": ["godwit.dev"],
+        "resources": ["databasemigrations", "postgresdatabases"],
+        "verbs": ["create", "delete"],
+    }
+]
+"""What the chart leaves to people, and the suite does through the port to try it."""
 _numbers = count(1)
 
 
@@ -42,12 +52,18 @@ class Node:
     """Scratch folder of this test session."""
 
     def kubectl(self, *words: str, stdin: str | None = None) -> str:
-        """What kubectl says; fails with its complaint."""
+        """What kubectl says. Raises CommandError."""
         return _run([self.kubectl_program, f"--kubeconfig={self.kubeconfig}", *words], stdin)
 
     def helm(self, *words: str) -> str:
-        """What helm says; fails with its complaint."""
+        """What helm says. Raises CommandError."""
         return _run([self.helm_program, f"--kubeconfig={self.kubeconfig}", *words])
+
+    @property
+    def image_values(self) -> str:
+        """The chart's values for our image, as an argument of helm."""
+        repository, _, tag = self.image.rpartition(":")
+        return f"--set=image.repository={repository},image.tag={tag}"
 
     def apply(self, *manifests: Manifest) -> None:
         """Create or change these objects."""
@@ -61,34 +77,31 @@ class Node:
 
     def namespace(self, stem: str) -> str:
         """A fresh namespace under the restricted Pod Security Standard, fit for pods."""
-        name = f"{stem}-{next(_numbers)}"
+        name = fresh_name(stem)
         self.apply(namespace_manifest(name))
         self.kubectl("wait", "--for=create", "serviceaccount/default", "-n", name, "--timeout=30s")
         return name
 
     def remove_namespace(self, name: str) -> None:
         """Begin to delete a namespace, with whatever finalizers a failed test left in it."""
-        self.kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
-        for plural in (kind.PLURAL for kind in KINDS.values()):
-            for path in self.kubectl("get", plural, "-n", name, "-o", "name", "--ignore-not-found").split():
-                patch = json.dumps({"metadata": {"finalizers": None}})
-                with contextlib.suppress(CommandError):  # gone by now
-                    self.kubectl("patch", path, "-n", name, "--type=merge", "-p", patch)
+        asyncio.run(self._remove_namespace(name))
 
-    def operator_login(self, namespace: str) -> Path:
-        """A kubeconfig for the service account that the chart makes, with the chart's own rights there."""
-        values = ["--set", "crds.install=false", "--show-only", "templates/rbac.yaml"]
-        manifests = self.helm("template", "godwit", str(CHART), "-n", namespace, *values)
-        self.kubectl("apply", "--server-side", "-f", "-", stdin=manifests)
-        token = self.kubectl("create", "token", "godwit", "-n", namespace).strip()
-        config = yaml.safe_load(self.kubeconfig.read_text())
-        current = next(c for c in config["contexts"] if c["name"] == config["current-context"])
-        login = {"name": "operator", "user": {"token": token}}
-        context = {"cluster": current["context"]["cluster"], "user": "operator"}
-        config |= {"users": [login], "contexts": [{"name": "operator", "context": context}]}
-        made = self.work / f"{namespace}.kubeconfig"
-        made.write_text(yaml.safe_dump({**config, "current-context": "operator"}))
-        return made
+    async def _remove_namespace(self, name: str) -> None:
+        rest = await Rest.connect(str(self.kubeconfig))
+        try:
+            await remove_namespace(rest, name)
+        finally:
+            await rest.close()
+
+
+def fresh_name(stem: str) -> str:
+    """A name that no other test of this session has; namespaces of an earlier one may still be going."""
+    return f"{stem}-{_session()}-{next(_numbers)}"
+
+
+@functools.cache
+def _session() -> str:
+    return secrets.token_hex(2)
 
 
 def namespace_manifest(name: str) -> Manifest:
@@ -106,29 +119,121 @@ def _run(command: list[str], stdin: str | None = None) -> str:
     return done.stdout
 
 
+async def create(rest: Rest, manifest: Manifest) -> Manifest:
+    """Create an object of any kind whose plural is regular."""
+    version, namespace = manifest["apiVersion"], manifest["metadata"].get("namespace")
+    root = f"/apis/{version}" if "/" in version else f"/api/{version}"
+    scope = f"/namespaces/{namespace}" if namespace else ""
+    return await rest.call("POST", f"{root}{scope}/{manifest['kind'].lower()}s", manifest)
+
+
+async def remove_namespace(rest: Rest, name: str) -> None:
+    """Begin to delete a namespace, with whatever finalizers a failed test left in it."""
+    with contextlib.suppress(AnswerError):  # gone already
+        await rest.call("DELETE", path_of("Namespace", "", name))
+    for kind in KINDS:
+        for item in (await rest.call("GET", path_of(kind, name)))["items"]:
+            if item["metadata"].get("finalizers"):
+                with contextlib.suppress(AnswerError):  # gone by now
+                    await rest.call(
+                        "PATCH",
+                        path_of(kind, name, item["metadata"]["name"]),
+                        {"metadata": {"finalizers": None}},
+                        content_type="application/merge-patch+json",
+                    )
+
+
+@functools.cache
+def _rights(node: Node) -> str:
+    values = ["--show-only=templates/rbac.yaml", "--set=crds.install=false"]
+    return node.helm("template", "godwit", str(CHART), "--namespace=namespace-of-the-test", *values)
+
+
+def rights(node: Node, namespace: str) -> list[Manifest]:
+    """The chart's service account in *namespace*, with its Roles and their bindings."""
+    text = _rights(node).replace("namespace-of-the-test", namespace)
+    return [manifest for manifest in yaml.safe_load_all(text) if manifest]
+
+
+async def operator_login(node: Node, admin: Rest, namespace: str) -> Path:
+    """A kubeconfig for the service account that the chart makes, with the chart's own rights there."""
+    for manifest in rights(node, namespace):
+        await create(admin, manifest)
+    metadata = {"name": "people", "namespace": namespace}
+    role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": metadata}
+    await create(admin, {**role, "rules": PEOPLE})
+    await create(
+        admin,
+        {
+            **role,
+            "kind": "RoleBinding",
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "people"},
+            "subjects": [{"kind": "ServiceAccount", "name": "godwit", "namespace": namespace}],
+        },
+    )
+    ask = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+    account = f"/api/v1/namespaces/{namespace}/serviceaccounts/godwit"
+    token = (await admin.call("POST", f"{account}/token", ask))["status"]["token"]
+    config = yaml.safe_load(node.kubeconfig.read_text())
+    current = next(c for c in config["contexts"] if c["name"] == config["current-context"])
+    context = {"cluster": current["context"]["cluster"], "user": "operator"}
+    config |= {
+        "users": [{"name": "operator", "user": {"token": token}}],
+        "contexts": [{"name": "operator", "context": context}],
+        "current-context": "operator",
+    }
+    made = node.work / f"{namespace}.kubeconfig"
+    made.write_text(yaml.safe_dump(config))
+    return made
+
+
 @asynccontextmanager
 async def kubernetes_bed(node: Node) -> AsyncIterator["KubernetesBed"]:
     """A bed in a namespace of its own."""
-    namespace = node.namespace("conformance")
+    namespace = fresh_name("conformance")
     admin = await Rest.connect(str(node.kubeconfig))
-    cluster = await KubernetesCluster.connect(str(node.operator_login(namespace)))
     try:
-        yield KubernetesBed(node, namespace, cluster, admin)
+        await create(admin, namespace_manifest(namespace))
+        cluster = await KubernetesCluster.connect(str(await operator_login(node, admin, namespace)))
+        bed = KubernetesBed(node, namespace, cluster, admin)
+        try:
+            # Pods are refused until the namespace has its default service account.
+            await eventually(lambda: bed.missing("serviceaccounts", "default"), lambda gone: not gone)
+            yield bed
+        finally:
+            await bed.close()
+            await remove_namespace(admin, namespace)
     finally:
-        await cluster.close()
         await admin.close()
-        node.remove_namespace(namespace)
 
 
 class KubernetesBed:
     """See conformance.bed.Bed."""
 
-    def __init__(self, node: Node, namespace: str, cluster: Cluster, admin: Rest) -> None:
+    def __init__(self, node: Node, namespace: str, cluster: KubernetesCluster, admin: Rest) -> None:
         self.node = node
         self.namespace = namespace
         self.cluster = cluster
         self.image = node.image
         self._admin = admin
+        self._inside: list[KubernetesCluster] = []
+
+    async def missing(self, plural: str, name: str) -> bool:
+        """Whether the namespace has no such core object."""
+        try:
+            await self._admin.call("GET", f"/api/v1/namespaces/{self.namespace}/{plural}/{name}")
+        except AnswerError:
+            return True
+        return False
+
+    async def from_outside(self) -> None:
+        self._inside.append(self.cluster)
+        self.cluster = await KubernetesCluster.connect(str(self.node.kubeconfig))
+
+    async def close(self) -> None:
+        """Close every login of the port."""
+        for cluster in (*self._inside, self.cluster):
+            await cluster.close()
 
     async def edit(self, kind: str, name: str, change: Callable[[Manifest], None]) -> Manifest:
         path = path_of(kind, self.namespace, name)
@@ -147,7 +252,10 @@ class KubernetesBed:
     async def secret(self, name: str, **values: str) -> None:
         metadata = {"name": name, "namespace": self.namespace}
         manifest = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": values}
-        await asyncio.to_thread(self.node.apply, manifest)
+        if await self.missing("secrets", name):
+            await create(self._admin, manifest)
+        else:
+            await self._admin.call("PUT", f"/api/v1/namespaces/{self.namespace}/secrets/{name}", manifest)
 
     async def refuse_pods(self) -> None:
         metadata = {"name": "none", "namespace": self.namespace}
@@ -157,15 +265,13 @@ class KubernetesBed:
             "metadata": metadata,
             "spec": {"hard": {"pods": "0"}},
         }
-        await asyncio.to_thread(self.node.apply, quota)
+        made = await create(self._admin, quota)
+        path = f"/api/v1/namespaces/{self.namespace}/resourcequotas/{made['metadata']['name']}"
         # The quota counts from when its controller has seen it.
-        await asyncio.to_thread(
-            self.node.kubectl, "wait", "--for=jsonpath={.status.hard.pods}=0", "resourcequota/none",
-            "-n", self.namespace, "--timeout=30s",
-        )  # fmt: skip
+        await eventually(lambda: self._admin.call("GET", path), lambda q: q.get("status", {}).get("hard"))
 
     async def silent_server(self) -> tuple[str, int]:
-        await asyncio.to_thread(self.node.apply, silent_server_pod(self.namespace, self.image))
+        await create(self._admin, silent_server_pod(self.namespace, self.image))
         pod = path_of("Pod", self.namespace, "silent")
         running = await eventually(
             lambda: self._admin.call("GET", pod),
