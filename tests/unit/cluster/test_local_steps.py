@@ -1,132 +1,22 @@
 """Steps of the local cluster as processes, with a small program in the runner's place."""
 
-import asyncio
 import json
-import os
-import sys
-import time
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from godwit.api.common import API_VERSION, SecretKey
-from godwit.api.database import ConnectionParts, ConnectionSpec, VolumeDestination
-from godwit.api.migration import ImageSource, PinnedSource
+from godwit.api.common import SecretKey
+from godwit.api.database import ConnectionSpec, VolumeDestination
 from godwit.cluster.local import LocalCluster
 from godwit.cluster.local_objects import Change
-from godwit.cluster.port import GoneError, Manifest
+from godwit.cluster.port import GoneError
 from godwit.contract.base import digest
 from godwit.contract.environment import OUTCOME_LIMIT
 from godwit.contract.reasons import Reason
-from godwit.contract.request import CheckInput, ObjectRef, StepRequest
-from godwit.planner.decision import StepSeen, StepSpec, StepState
+from godwit.planner.decision import StepSeen, StepState
 
-URI = ConnectionSpec(uri_from=SecretKey(name="shop", key="uri"))
-SECRET_URI = "postgresql://app:hunter2@db/shop"
-
-# Reports what it was given in its log, then does what its test asks for in the variable DO.
-PROGRAM = r"""
-import datetime, hashlib, json, os, pathlib, signal, subprocess, sys, time
-env = os.environ
-request = json.loads(pathlib.Path(env["GODWIT_REQUEST_FILE"]).read_text())
-plain = json.dumps(request, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-source = pathlib.Path(env["GODWIT_SOURCE_DIR"])
-files = {str(p.relative_to(source)): p.read_text() for p in sorted(source.rglob("*")) if p.is_file()}
-print(json.dumps({"event": "given", "environ": dict(env), "files": files, "pid": os.getpid()}), flush=True)
-do, _, rest = env.get("DO", "").partition(":")
-if do == "hang":
-    signal.signal(signal.SIGTERM, signal.SIG_DFL if rest != "on" else signal.SIG_IGN)
-    print(json.dumps({"event": "hanging"}), flush=True)
-    time.sleep(600)
-if do == "child":
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    print(json.dumps({"event": "child", "pid": child.pid}), flush=True)
-if do == "exit":
-    sys.exit(int(rest))
-if do == "document":
-    print(json.dumps({"event": "document", "document": {"n": 1}}))
-    print("not JSON")
-    print(json.dumps({"event": "document", "document": {"n": 2}}))
-    print(json.dumps({"event": "last"}), flush=True)
-pathlib.Path(env["GODWIT_STORE_DIR"], "left-by-the-step").touch()
-now = datetime.datetime.now(datetime.UTC).isoformat()
-outcome = {"requestHash": hashlib.sha256(plain).hexdigest(), "startedAt": now, "endedAt": now}
-if do == "garbage":
-    pathlib.Path(env["GODWIT_OUTCOME_FILE"]).write_text("{")
-elif do == "long":
-    pathlib.Path(env["GODWIT_OUTCOME_FILE"]).write_text(json.dumps({**outcome, "new": "x" * int(rest)}))
-elif do != "nothing":
-    pathlib.Path(env["GODWIT_OUTCOME_FILE"]).write_text(json.dumps(outcome))
-"""
-COMMAND = (sys.executable, "-I", "-c", PROGRAM)
-
-
-def cluster_that(do: str = "", **more: Any) -> LocalCluster:
-    return LocalCluster(command=COMMAND, environment=lambda _: {"DO": do}, **more)
-
-
-def step(cluster: LocalCluster, job: str = "shop-check-1", **more: Any) -> StepSpec:
-    """A step, not started, of a PostgresDatabase that is there."""
-    owner = cluster.apply(
-        {
-            "apiVersion": API_VERSION,
-            "kind": "PostgresDatabase",
-            "metadata": {"name": "shop", "namespace": "default"},
-            "spec": {
-                "connection": {"uriFrom": {"name": "shop", "key": "uri"}},
-                "environment": "Development",
-                "backup": {"required": False},
-            },
-        }
-    )
-    ref = ObjectRef(kind="PostgresDatabase", namespace="default", name="shop", uid=owner["metadata"]["uid"])
-    request = StepRequest(object=ref, step="check", verbs=(CheckInput(),))
-    return StepSpec(job=job, namespace="default", owner=ref, request=request, image="local", **more)
-
-
-async def seen(cluster: LocalCluster, spec: StepSpec) -> StepSeen:
-    return await cluster.observe_step(spec.job, spec.namespace, spec.owner.uid, spec.request.hash)
-
-
-async def eventually(probe: Callable[[], Awaitable[bool]], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not await probe():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        await asyncio.sleep(0.02)
-
-
-async def until(cluster: LocalCluster, spec: StepSpec, *states: StepState) -> StepSeen:
-    async def reached() -> bool:
-        return (await seen(cluster, spec)).state in states
-
-    await eventually(reached)
-    return await seen(cluster, spec)
-
-
-async def given(cluster: LocalCluster, spec: StepSpec) -> dict[str, Any]:
-    """What the program reported of its surroundings."""
-
-    async def reported() -> bool:
-        return bool(logged(cluster, spec, "given"))
-
-    await eventually(reported)
-    return logged(cluster, spec, "given")[0]
-
-
-def logged(cluster: LocalCluster, spec: StepSpec, event: str) -> list[dict[str, Any]]:
-    lines = (cluster.log(spec.namespace, spec.job) or "").splitlines()
-    return [line for line in map(json.loads, lines) if line["event"] == event]
-
-
-def alive(pid: int) -> bool:
-    """Whether the process runs (a zombie, which only waits for its parent to look, does not)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+from .local_program import SECRET_URI, URI, alive, cluster_that, eventually, given, logged, seen, step, until
 
 
 async def test_the_outcome_is_of_the_very_request():
@@ -136,98 +26,6 @@ async def test_the_outcome_is_of_the_very_request():
         finished = await until(cluster, spec, StepState.FINISHED, StepState.CRASHED)
         assert finished.outcome is not None
         assert finished.outcome.request_hash == spec.request.hash == digest(spec.request)
-
-
-async def test_a_step_gets_its_secrets_and_nothing_of_our_own_environment(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("PGPASSWORD", "of the operator")
-    async with cluster_that(pg_bin=Path("/opt/pg/bin")) as cluster:
-        cluster.add_secret("default", "shop", {"uri": SECRET_URI, "other": "never"})
-        spec = step(cluster, connection=URI)
-        await cluster.start_step(spec)
-        environ = (await given(cluster, spec))["environ"]
-        assert environ["GODWIT_DATABASE_URI"] == SECRET_URI
-        assert environ["GODWIT_PG_BIN"] == "/opt/pg/bin"
-        assert set(environ) - {"LC_CTYPE"} == {
-            *("PATH", "LANG", "HOME", "TMPDIR", "DO", "GODWIT_PG_BIN", "GODWIT_DATABASE_URI"),
-            *("GODWIT_REQUEST_FILE", "GODWIT_OUTCOME_FILE", "GODWIT_SOURCE_DIR", "GODWIT_STORE_DIR"),
-            "GODWIT_SCRATCH_DIR",
-        }
-
-
-async def test_user_and_password_come_from_their_own_keys():
-    parts = ConnectionParts(
-        host="db",
-        database="shop",
-        user_from=SecretKey(name="shop", key="user"),
-        password_from=SecretKey(name="other", key="password"),
-    )
-    async with cluster_that() as cluster:
-        cluster.add_secret("default", "shop", {"user": "app"})
-        spec = step(cluster, connection=ConnectionSpec(parts=parts))
-        await cluster.start_step(spec)
-        waiting = await seen(cluster, spec)
-        assert (waiting.state, waiting.reason) == (StepState.PENDING, Reason.SECRET_MISSING)
-        assert '"other"' in waiting.message
-        cluster.add_secret("default", "other", {"password": "hunter2"})
-        environ = (await given(cluster, spec))["environ"]
-        assert (environ["GODWIT_DATABASE_USER"], environ["GODWIT_DATABASE_PASSWORD"]) == ("app", "hunter2")
-
-
-async def test_no_secret_is_written_to_a_file_or_an_argument():
-    async with cluster_that("hang") as cluster:
-        cluster.add_secret("default", "shop", {"uri": SECRET_URI})
-        spec = step(cluster, connection=URI)
-        await cluster.start_step(spec)
-        environ = (await given(cluster, spec))["environ"]
-        folder = Path(environ["GODWIT_REQUEST_FILE"]).parent
-        texts = [p.read_text() for p in folder.rglob("*") if p.is_file() and p.name != "log"]
-        assert texts
-        assert not any("hunter2" in text for text in texts)
-
-
-async def test_config_maps_are_mounted_in_order_as_a_kubelet_does():
-    async with cluster_that("hang") as cluster:
-        for name, data in (("one", {"a.sql": "SELECT 1;\n"}), ("two", {"b.sql": "ä"})):
-            meta = {"name": name, "namespace": "default"}
-            manifest: Manifest = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data}
-            cluster.apply({**manifest, "binaryData": {"c.bin": "YQ=="}} if name == "two" else manifest)
-        spec = step(cluster, source=PinnedSource(config_maps=("two", "one")))
-        await cluster.start_step(spec)
-        told = await given(cluster, spec)
-        visible = {k: v for k, v in told["files"].items() if "/..1/" not in k}
-        assert visible == {"0/b.sql": "ä", "0/c.bin": "a", "1/a.sql": "SELECT 1;\n"}
-        key = Path(told["environ"]["GODWIT_SOURCE_DIR"], "0", "b.sql")
-        assert os.readlink(key) == "..data/b.sql"  # noqa: PTH115  the text of the link
-
-
-async def test_an_image_is_its_folder_and_waits_until_it_can_be_pulled(tmp_path: Path):
-    (tmp_path / "db" / "migrations").mkdir(parents=True)
-    (tmp_path / "db" / "migrations" / "a.sql").write_text("SELECT 1;")
-    image = ImageSource(reference="registry.example/app@sha256:0", path="db/migrations")
-    async with cluster_that() as cluster:
-        spec = step(cluster, source=PinnedSource(image=image))
-        await cluster.start_step(spec)
-        waiting = await seen(cluster, spec)
-        assert (waiting.state, waiting.reason) == (StepState.PENDING, Reason.IMAGE_UNAVAILABLE)
-        cluster.add_image(image.reference, tmp_path)
-        assert (await given(cluster, spec))["files"] == {"a.sql": "SELECT 1;"}
-
-
-async def test_a_config_map_and_a_volume_that_are_missing_hold_the_step_back(tmp_path: Path):
-    async with cluster_that() as cluster:
-        volume = VolumeDestination(claim_name="backups", path="shop")
-        spec = step(cluster, source=PinnedSource(config_maps=("late",)), volume=volume)
-        await cluster.start_step(spec)
-        first = await seen(cluster, spec)
-        cluster.add_volume("default", "backups", tmp_path)
-        second = await seen(cluster, spec)
-        meta = {"name": "late", "namespace": "default"}
-        cluster.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta})
-        await until(cluster, spec, StepState.FINISHED)
-        assert [(s.state, s.reason) for s in (first, second)] == [(StepState.PENDING, Reason.POD_PENDING)] * 2
-        assert '"backups"' in first.message
-        assert '"late"' in second.message
-        assert (tmp_path / "shop" / "left-by-the-step").exists(), "a backup volume outlives the step"
 
 
 @pytest.mark.parametrize(
