@@ -1,6 +1,10 @@
-"""Check: what there is at the other end, and which ways back it leaves open. Writes nothing."""
+"""Check: what there is at the other end, and which ways back it leaves open."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Final
+
+import psycopg
 
 from godwit.contract.outcome import CheckOutcome, Rung, RungState
 from godwit.contract.reasons import Reason
@@ -8,6 +12,7 @@ from godwit.contract.request import CheckInput
 from godwit.engine import journal, ownership
 from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed, fail
+from godwit.engine.maintenance import open_orphaned
 from godwit.engine.obstacles import swap_obstacles
 from godwit.engine.programs import major, version
 from godwit.engine.session import Session
@@ -20,9 +25,10 @@ SELECT pg_database_size(current_database()), (SELECT count(*) FROM pg_stat_repli
 def check_verb(ctx: StepContext, verb: CheckInput) -> CheckOutcome:
     """Look at the database, and at the backup store where it is mounted.
 
-    Raises StepFailed: those of connecting, JournalForbidden, StoreUnavailable.
+    The one thing that it mends is a fence of a restore that was killed and that nobody goes on with. Raises
+    StepFailed: those of connecting, JournalForbidden, StoreUnavailable.
     """
-    with ctx.session() as session:
+    with _opened(ctx) as session:
         row = session.execute(_FACTS).fetchone()
         size, replicas = row or (0, 0)
         outcome = CheckOutcome(
@@ -43,6 +49,28 @@ def check_verb(ctx: StepContext, verb: CheckInput) -> CheckOutcome:
                 Reason.STORE_UNAVAILABLE, str(error), standing="Nothing was changed.", outcome=outcome
             ) from None
     return outcome
+
+
+@contextlib.contextmanager
+def _opened(ctx: StepContext) -> Iterator[Session]:
+    try:
+        session = ctx.open()
+    except StepFailed as failed:
+        if failed.failure.reason is not Reason.DATABASE_UNREACHABLE:
+            raise
+        try:
+            mended = open_orphaned(ctx)
+        except (StepFailed, psycopg.Error):
+            mended = False
+        if not mended:
+            raise
+        ctx.log.warning("check.fence_lifted", message="a fence that a restore had left was lifted")
+        session = ctx.open()
+    try:
+        yield session
+    finally:
+        ctx.cancelled.unregister(session.conn.cancel_safe)
+        session.close()
 
 
 def rollback_options(session: Session, *, backup: bool = True) -> tuple[RungState, ...]:

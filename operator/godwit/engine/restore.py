@@ -6,14 +6,11 @@ done has nothing left to do, and one that does not begins anew.
 """
 
 import contextlib
-import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 import psycopg
 
-from godwit.contract.base import digest
 from godwit.contract.outcome import RestoreOutcome
 from godwit.contract.policy import Environment
 from godwit.contract.reasons import Reason
@@ -25,6 +22,7 @@ from godwit.engine.errors import StepFailed, fail, from_postgres
 from godwit.engine.fence import Fence, closed_by_others, lift
 from godwit.engine.lock import check_fence, migration_lock
 from godwit.engine.loss_since import loss_refusal
+from godwit.engine.maintenance import Names, lock_key, maintenance_session
 from godwit.engine.manifest import Manifest, read_manifest
 from godwit.engine.obstacles import swap_obstacles
 from godwit.engine.programs import major, version
@@ -34,32 +32,6 @@ from godwit.stores.base import StoreError
 
 VERB: Final = "Restore"
 AS_IT_WAS: Final = "The live database is as it was, and open."
-_MARK: Final = 6
-# NAMEDATALEN - 1 bytes, less the longest suffix below.
-_NAME_BYTES: Final = 63 - len("_godwit_restore_") - 2 * _MARK
-_MAINTENANCE: Final = ("postgres", "template1")
-
-
-@dataclass(frozen=True)
-class Names:
-    """The databases of one restore, by names that every attempt at it finds again."""
-
-    live: str
-    building: str
-    old: str
-
-    @staticmethod
-    def of(live: str, operation: str) -> "Names":
-        """The names for a restore of *live* on behalf of *operation*."""
-        stem = live.encode()[:_NAME_BYTES].decode("utf-8", "ignore")
-        # Two databases whose names begin alike must not meet in the shortened ones.
-        mark = digest(live.encode())[:_MARK] + digest(operation.encode())[:_MARK]
-        return Names(live, f"{stem}_godwit_restore_{mark}", f"{stem}_godwit_old_{mark}")
-
-    @property
-    def all_building(self) -> str:
-        """How the names of every unfinished restore of this database begin."""
-        return self.building[:-_MARK]
 
 
 def restore_verb(ctx: StepContext, verb: RestoreInput) -> RestoreOutcome:
@@ -70,7 +42,10 @@ def restore_verb(ctx: StepContext, verb: RestoreInput) -> RestoreOutcome:
     """
     names = Names.of(ctx.target.database, ctx.request.operation or verb.location)
     try:
-        with _maintenance(ctx, names.live) as session, migration_lock(ctx, session, key=lock_key(names.live)):
+        with (
+            maintenance_session(ctx, names.live) as session,
+            migration_lock(ctx, session, key=lock_key(names.live)),
+        ):
             ctx.point("restore.start")
             lift(session, names.live)
             done = _done_before(ctx, session, names)
@@ -89,34 +64,6 @@ def restore_verb(ctx: StepContext, verb: RestoreInput) -> RestoreOutcome:
         raise fail(Reason.STORE_UNAVAILABLE, str(error), standing=AS_IT_WAS) from None
     except psycopg.Error as error:
         raise from_postgres(error, default=Reason.RESTORE_FAILED, standing=AS_IT_WAS) from None
-
-
-def lock_key(database: str) -> int:
-    """The advisory lock of the maintenance database that keeps two restores of *database* apart."""
-    return int.from_bytes(hashlib.sha256(f"godwit restore {database}".encode()).digest()[:8], "big") >> 1
-
-
-@contextlib.contextmanager
-def _maintenance(ctx: StepContext, live: str, *, cancellable: bool = True) -> Iterator[Session]:
-    """A session on another database of the server: a database cannot be renamed from within."""
-    for name in _MAINTENANCE:
-        if name == live:
-            continue
-        try:
-            session = ctx.open(writing=True, database=name, cancellable=cancellable)
-        except StepFailed as failed:
-            if name != _MAINTENANCE[-1] and failed.failure.reason in (
-                Reason.DATABASE_MISSING,
-                Reason.PERMISSION_DENIED,
-            ):
-                continue
-            raise
-        try:
-            yield session
-        finally:
-            ctx.cancelled.unregister(session.conn.cancel_safe)
-            session.close()
-        return
 
 
 def _done_before(ctx: StepContext, session: Session, names: Names) -> RestoreOutcome | None:
@@ -191,6 +138,12 @@ def _replace(job: _Job, session: Session) -> RestoreOutcome:
         journal.ensure(live)
         ownership.claim(live, ctx.request)
         try:
+            if job.names.old in swap.databases(session):
+                raise fail(
+                    Reason.NAME_TAKEN,
+                    f"The database {job.names.old} exists; the former database would get that name.",
+                    standing=AS_IT_WAS,
+                )
             obstacles = swap_obstacles(live)
             if obstacles:
                 raise fail(Reason.RESTORE_NOT_POSSIBLE, "; ".join(obstacles) + ".", standing=AS_IT_WAS)
@@ -227,7 +180,7 @@ def _swap(job: _Job, session: Session, live: Session, restored: Session) -> Rest
     ctx.cancelled.check(standing=AS_IT_WAS)
     ctx.point("restore.before_fence")
     # Not to be cut short when the step is told to end: this session lifts the fence.
-    with _maintenance(ctx, names.live, cancellable=False) as keeper:
+    with maintenance_session(ctx, names.live, cancellable=False) as keeper:
         fence = Fence(
             keeper,
             names.live,

@@ -61,8 +61,16 @@ SELECT n.nspname, c.relname, c.oid::bigint, pg_relation_filenode(c.oid)::bigint
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind = 'r' AND c.relpersistence <> 't'
    AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
+ UNION ALL
+SELECT 'pg_catalog', c.relname, c.oid::bigint, pg_relation_filenode(c.oid)::bigint
+  FROM pg_class c
+ WHERE c.oid IN ('pg_catalog.pg_largeobject'::regclass, 'pg_catalog.pg_largeobject_metadata'::regclass)
+   AND has_table_privilege(c.oid, 'SELECT') AND EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata)
  ORDER BY 1, 2"""
-"""Every table that holds rows of its own, partitions and extensions' tables included."""
+"""Every table that holds rows of its own, partitions and extensions' tables included; and large objects."""
+
+_LARGE_OBJECTS: Final = "pg_catalog.pg_largeobject"
+"""Their content, which only a superuser may read; `..._metadata`, who owns them, everybody may."""
 
 # A transaction number without its epoch, as in rows, becomes the newest full number that it can stand for.
 # Numbers below 3 are PostgreSQL's own (access/transam.h).
@@ -73,7 +81,8 @@ _NEXT: Final = "(SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS
 
 _COUNT: Final = f"""
 SELECT count(*),
-       coalesce(array_agg(DISTINCT t.xmin::text::bigint) FILTER (WHERE {_FULL} >= %(xmin)s), ARRAY[]::bigint[])
+       coalesce(array_agg(DISTINCT t.xmin::text::bigint) FILTER (WHERE {_FULL} >= %(xmin)s),
+                ARRAY[]::bigint[])
   FROM ONLY {{table}} AS t, {_NEXT}"""  # noqa: S608  composed of constants
 
 _SINCE: Final = f"""
@@ -131,6 +140,8 @@ def written_since(session: Session, snapshot: str, tables: Mapping[str, TableCou
         schema, _, name = key.partition(".")
         if key not in there and not _own(session, schema, name):
             found[key] = Written(gone=before.rows)
+    if _LARGE_OBJECTS not in there and f"{_LARGE_OBJECTS}_metadata" in there:
+        found[_LARGE_OBJECTS] = Written(unknown=True)
     return {key: written for key, written in found.items() if written}
 
 

@@ -1,0 +1,82 @@
+"""Check on a real server: what it sees, and what it warns of."""
+
+import pytest
+
+from godwit.contract.outcome import Rung
+from godwit.contract.policy import Environment
+from godwit.contract.reasons import Reason
+from godwit.contract.request import CheckInput
+from godwit.engine import journal, ownership
+from godwit.engine.check import check_verb
+from godwit.engine.errors import StepFailed
+
+
+def test_it_tells_which_database_this_is_and_changes_nothing(database, place):
+    before = database.dump(without=())
+    outcome = check_verb(place.context(), CheckInput())
+    oid, version = database.psql(
+        "SELECT oid, current_setting('server_version_num') FROM pg_database "
+        "WHERE datname = current_database()"
+    ).split("|")
+    assert (outcome.identity.database_oid, outcome.server_version) == (int(oid), int(version))
+    assert outcome.identity.name == database.name
+    assert outcome.size_bytes > 1_000_000
+    assert (outcome.stamp, outcome.journal_head, outcome.replicas, outcome.warnings) == (None, 0, 0, ())
+    assert [o.rung for o in outcome.rollback_options] == list(Rung)
+    assert all(o.possible for o in outcome.rollback_options)
+    assert database.dump(without=()) == before
+
+
+def test_it_tells_the_stamp_and_the_journals_last_row(place):
+    ctx = place.context()
+    with ctx.session(writing=True) as session:
+        journal.ensure(session)
+        ownership.write_stamp(session, Environment.STAGING)
+        journal.append(session, ctx.request, journal.Event.DONE, verb="Apply")
+    outcome = check_verb(ctx, CheckInput())
+    assert (outcome.stamp, outcome.journal_head) == (Environment.STAGING, 1)
+
+
+def test_a_journal_that_came_with_a_copy_is_a_warning_and_no_stamp(database, place):
+    ctx = place.context()
+    with ctx.session(writing=True) as session:
+        journal.ensure(session)
+        ownership.write_stamp(session, Environment.PRODUCTION)
+    database.psql("""UPDATE godwit.settings SET value = jsonb_set(value, '{identity}', '"1/2"')""")
+    outcome = check_verb(ctx, CheckInput())
+    assert outcome.stamp is None
+    assert "Production" in outcome.warnings[0]
+
+
+def test_a_role_that_may_not_keep_a_journal_gets_the_grant_to_run(make_place, role):
+    with pytest.raises(StepFailed) as failed:
+        check_verb(make_place(user=role("plain")).context(), CheckInput())
+    assert failed.value.failure.reason is Reason.JOURNAL_FORBIDDEN
+    assert "GRANT CREATE ON DATABASE" in failed.value.failure.message
+
+
+def test_a_store_that_is_there_is_no_matter(place):
+    assert check_verb(place.context(), CheckInput(store=True)).warnings == ()
+
+
+def test_a_store_that_is_missing_is_said_beside_what_was_seen_and_only_where_asked(place):
+    (place.tmp_path / "store").rmdir()
+    assert check_verb(place.context(), CheckInput()).warnings == ()
+    with pytest.raises(StepFailed) as failed:
+        check_verb(place.context(), CheckInput(store=True))
+    assert failed.value.failure.reason is Reason.STORE_UNAVAILABLE
+    assert failed.value.outcome is not None
+    assert failed.value.outcome.verb == "Check"
+
+
+def test_a_subscription_closes_the_way_of_a_restore(database, place):
+    database.psql(
+        "CREATE SUBSCRIPTION feed CONNECTION 'host=nowhere' PUBLICATION p "
+        "WITH (connect = false, slot_name = NONE)"
+    )
+    try:
+        restore = check_verb(place.context(), CheckInput()).rollback_options[-1]
+        assert not restore.possible
+        assert "feed" in restore.why
+    finally:
+        database.psql("DROP SUBSCRIPTION feed")

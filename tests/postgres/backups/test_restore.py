@@ -1,0 +1,224 @@
+"""Restore by swap on a real server: the database is the backup afterwards, the former one is kept."""
+
+from contextlib import ExitStack
+
+import psycopg
+import pytest
+
+from godwit.contract.policy import Environment
+from godwit.contract.reasons import Reason
+from godwit.contract.request import (
+    CheckInput,
+    Connection,
+    VerifyInput,
+)
+from godwit.engine import journal, ownership
+from godwit.engine.check import check_verb
+from godwit.engine.errors import StepFailed
+from godwit.engine.maintenance import Names, lock_key
+
+
+def test_the_database_is_the_backup_afterwards_and_the_former_one_is_kept(restoring, database):
+    before = database.dump()
+    database.psql("DROP TABLE other; UPDATE item SET name = 'changed'; INSERT INTO item (name) VALUES ('c')")
+    outcome = restoring.restore(accept_data_loss=True)
+    assert database.dump() == before
+    assert restoring.databases() == {database.name: True, outcome.old_database: True}
+    assert (
+        restoring.server.psql("SELECT name FROM item ORDER BY id", outcome.old_database)
+        == "changed\nchanged\nc"
+    )
+    assert outcome.lost_rows == 3
+    assert outcome.identity.name == database.name
+    assert outcome.identity.database_oid != restoring.oid
+    assert outcome.state == restoring.backup.state
+
+
+def test_the_verbs_after_a_restore_look_at_the_restored_database(restoring, database):
+    assert restoring.restoring(VerifyInput(state=restoring.backup.state)).wait(60) == 0
+    outcome = restoring.outcome()
+    assert outcome.get("failure") is None
+    assert [v["verb"] for v in outcome["verbs"]] == ["Restore", "Verify"]
+
+
+def test_nothing_written_needs_no_consent(restoring, database):
+    assert restoring.restore().lost_rows == 0
+
+
+def test_what_no_dump_holds_is_carried_over(database, role, make_restoring):
+    app, owner = role("app"), role("owner", createdb=True, owns=True)
+    database.psql(
+        f"""ALTER DATABASE "{database.name}" CONNECTION LIMIT 17;
+        REVOKE ALL ON DATABASE "{database.name}" FROM PUBLIC;
+        GRANT CONNECT ON DATABASE "{database.name}" TO {app} WITH GRANT OPTION;
+        ALTER DATABASE "{database.name}" SET search_path TO "$user", public, "odd name";
+        ALTER DATABASE "{database.name}" SET work_mem TO '5MB';
+        ALTER DATABASE "{database.name}" SET app.label TO 'it''s';
+        ALTER ROLE {app} IN DATABASE "{database.name}" SET statement_timeout TO '7s';
+        COMMENT ON DATABASE "{database.name}" IS 'The shop''s';"""
+    )
+    query = f"""
+        SELECT pg_get_userbyid(datdba), pg_encoding_to_char(encoding), datcollate, datctype, datconnlimit,
+               shobj_description(oid, 'pg_database')
+          FROM pg_database d WHERE datname = '{database.name}';
+        SELECT a.* FROM pg_database d, aclexplode(d.datacl) a
+         WHERE datname = '{database.name}' ORDER BY 1, 2, 3;
+        SELECT setrole, unnest(setconfig)
+          FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase
+         WHERE datname = '{database.name}' ORDER BY 1, 2"""
+    before = database.psql(query)
+    assert owner in before
+    assert "5MB" in before
+    made = make_restoring()
+    made.restore()
+    assert database.psql(query) == before
+
+
+def test_sequences_never_go_back(restoring, database):
+    database.psql(
+        "CREATE SEQUENCE down INCREMENT -1; SELECT nextval('item_id_seq') FROM generate_series(1, 50)"
+    )
+    database.psql("DROP SEQUENCE down")
+    restoring.restore(accept_data_loss=True)
+    assert int(database.psql("SELECT nextval('item_id_seq')")) == 53
+
+
+def test_descending_sequences_never_go_back_either(database, make_restoring):
+    database.psql("CREATE SEQUENCE falling INCREMENT -2; SELECT nextval('falling')")
+    made = make_restoring()
+    database.psql("SELECT nextval('falling') FROM generate_series(1, 3)")
+    made.restore()
+    assert database.psql("SELECT nextval('falling')") == "-9"
+
+
+def test_the_journal_is_carried_over_whole_with_its_own_row_and_a_stamp_that_counts(restoring, database):
+    ctx = restoring.context("apply", operation="earlier", environment=Environment.STAGING)
+    with ctx.session(writing=True) as session:
+        journal.ensure(session)
+        journal.append(session, ctx.request, journal.Event.APPLIED, verb="Apply", migration="m1")
+        ownership.write_stamp(session, Environment.PRODUCTION)
+    outcome = restoring.restore()
+    with restoring.context("look").session() as session:
+        assert [(e.verb, e.event) for e in journal.entries_of(session, "earlier")] == [("Apply", "Applied")]
+        assert [(e.verb, e.event) for e in journal.entries_of(session, "r1")] == [("Restore", "Done")]
+        assert ownership.stamp(session) is Environment.PRODUCTION
+        assert journal.head(session) == outcome.journal_head
+    assert database.psql("SELECT count(*) FROM godwit.settings WHERE key = 'activeOperation'") == "0"
+
+
+def test_the_same_request_again_returns_what_was_done(restoring, database):
+    first = restoring.restore()
+    database.psql("INSERT INTO item (name) VALUES ('after')")
+    assert restoring.restore() == first
+    assert database.psql("SELECT count(*) FROM item") == "3"
+
+
+def test_the_same_object_made_anew_elsewhere_does_not_restore_twice(restoring, database):
+    first = restoring.restore()
+    assert restoring.restore(request={"operation": "another-uid"}) == first
+
+
+def test_an_old_backup_can_be_restored_once_more_after_a_restore(restoring, database):
+    first = restoring.restore()
+    restoring.identity = first.identity
+    failure = None
+    with pytest.raises(StepFailed) as failed:
+        restoring.restore(request={"operation": "r2", "spec_hash": "h2"})
+    failure = failed.value.failure
+    assert failure.reason is Reason.DATA_WOULD_BE_LOST  # nothing can be counted across databases
+    second = restoring.restore(request={"operation": "r2", "spec_hash": "h2"}, accept_data_loss=True)
+    assert second.lost_rows == -1
+    assert len({first.old_database, second.old_database}) == 2
+
+
+def test_a_plain_owner_with_createdb_can_restore(database, role, make_restoring):
+    owner = role("owner", createdb=True, owns=True)
+    database.psql(
+        f"SET ROLE {owner}; CREATE TABLE item (id serial PRIMARY KEY); INSERT INTO item DEFAULT VALUES"
+    )
+    made = make_restoring(user=owner)
+    assert check_verb(made.context("check"), CheckInput(store=True)).rollback_options[-1].possible
+    database.psql("DELETE FROM item")
+    assert made.restore(accept_data_loss=True).lost_rows == 1
+    assert database.psql("SELECT id FROM item") == "1"
+
+
+def test_other_sessions_are_ended_and_new_ones_reach_the_restored_database(restoring, database):
+    database.psql("INSERT INTO other VALUES (7)")
+    with ExitStack() as stack:
+        held = [stack.enter_context(psycopg.connect(database.uri)) for _ in range(3)]
+        for conn in held:
+            conn.execute("SELECT count(*) FROM item")
+        restoring.restore(accept_data_loss=True)
+        for conn in held:
+            with pytest.raises(psycopg.OperationalError):
+                conn.execute("SELECT 1")
+    assert database.psql("SELECT count(*) FROM other") == "0"
+
+
+def test_large_objects_come_back(database, make_restoring):
+    database.psql("SELECT lo_from_bytea(4711, 'abc')")
+    made = make_restoring()
+    database.psql("SELECT lo_unlink(4711)")
+    assert made.failing().reason is Reason.DATA_WOULD_BE_LOST
+    made.restore(accept_data_loss=True)
+    assert database.psql("SELECT convert_from(lo_get(4711), 'UTF8')") == "abc"
+
+
+def test_the_two_locks_names_and_keys_are_the_same_for_every_attempt():
+    assert Names.of("shop", "r1") == Names.of("shop", "r1")
+    assert Names.of("shop", "r1") != Names.of("shop", "r2")
+    long = Names.of("ü" * 31, "r1")
+    assert len(long.building.encode()) <= 63
+    assert long.building.startswith(long.all_building)
+    assert 0 <= lock_key("shop") < 2**63
+
+
+def test_a_login_that_takes_the_owners_role_can_restore(database, make_restoring, role):
+    owner, login = role("owner", createdb=True, owns=True), role("login")
+    database.psql(
+        f"GRANT {owner} TO {login} WITH INHERIT FALSE; SET ROLE {owner};"
+        "CREATE SCHEMA app; CREATE TABLE app.item (id int); INSERT INTO app.item VALUES (1)"
+    )
+    made = make_restoring(user=login, connection=Connection(role=owner, schemas=("app",)))
+    database.psql("DELETE FROM app.item")
+    assert made.restore(accept_data_loss=True).lost_rows == 1
+    assert database.psql("SELECT id FROM app.item") == "1"
+
+
+def test_everything_that_a_schema_can_hold_comes_back(database, make_restoring):
+    database.psql(
+        """
+        CREATE TYPE mood AS ENUM ('good', 'bad');
+        CREATE TABLE day (at date, mood mood, twice int GENERATED ALWAYS AS (2 * n) STORED, n int)
+            PARTITION BY RANGE (at);
+        CREATE TABLE day_1 PARTITION OF day FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');
+        CREATE TABLE parent (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY);
+        CREATE TABLE child (id int REFERENCES parent) INHERITS (parent);
+        CREATE VIEW good AS SELECT * FROM day WHERE mood = 'good';
+        CREATE MATERIALIZED VIEW summed AS SELECT mood, count(*) FROM day GROUP BY mood;
+        CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
+        CREATE TRIGGER touched BEFORE UPDATE ON parent FOR EACH ROW EXECUTE FUNCTION touch();
+        ALTER TABLE parent ENABLE ROW LEVEL SECURITY;
+        CREATE POLICY seen ON parent USING (id > 0);
+        CREATE UNLOGGED TABLE quick (id int);
+        CREATE PUBLICATION news FOR TABLE parent;
+        INSERT INTO day VALUES ('2026-01-02', 'good', DEFAULT, 3);
+        INSERT INTO parent DEFAULT VALUES;
+        REFRESH MATERIALIZED VIEW summed;
+        """
+    )
+    before = database.dump()
+    made = make_restoring()
+    database.psql("DROP TABLE child; UPDATE day SET n = 4; DROP VIEW good")
+    made.restore(accept_data_loss=True)
+    assert database.dump() == before
+
+
+def test_rows_of_a_savepoint_before_the_snapshot_are_no_loss(database, make_restoring):
+    database.psql("CREATE TABLE a (id int)")
+    with psycopg.connect(database.uri) as other:
+        other.execute("SELECT pg_current_xact_id()")  # holds the snapshot's xmin back
+        database.psql("BEGIN; SAVEPOINT s; INSERT INTO a VALUES (1); RELEASE s; COMMIT")
+        made = make_restoring()
+    assert made.restore().lost_rows == 0
