@@ -1,6 +1,7 @@
 """Following the steps of the demo: what the objects' statuses and the steps' own logs say, as it comes."""
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -93,10 +94,9 @@ class Follower:
             self._logs[job] = log
 
     async def _wait(self) -> None:
-        try:
-            await asyncio.wait_for(self._changed.wait(), _LOOK_EVERY)
-        except TimeoutError:
-            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LOOK_EVERY):
+                await self._changed.wait()
 
     async def _look(self, done: int, steps: int) -> int:
         """Print what has ended since; show what is under way. The number of steps that have ended."""
