@@ -215,13 +215,13 @@ class KubernetesBed:
         self.namespace = namespace
         self.cluster = cluster
         self.image = node.image
-        self._admin = admin
+        self.admin = admin
         self._inside: list[KubernetesCluster] = []
 
     async def missing(self, plural: str, name: str) -> bool:
         """Whether the namespace has no such core object."""
         try:
-            await self._admin.call("GET", f"/api/v1/namespaces/{self.namespace}/{plural}/{name}")
+            await self.admin.call("GET", f"/api/v1/namespaces/{self.namespace}/{plural}/{name}")
         except AnswerError:
             return True
         return False
@@ -238,24 +238,24 @@ class KubernetesBed:
     async def edit(self, kind: str, name: str, change: Callable[[Manifest], None]) -> Manifest:
         path = path_of(kind, self.namespace, name)
         while True:
-            found = await self._admin.call("GET", path)
+            found = await self.admin.call("GET", path)
             change(found)
             try:
-                return await self._admin.call("PUT", path, found)
+                return await self.admin.call("PUT", path, found)
             except AnswerError as error:
                 if error.status != 409:
                     raise RefusedError(str(error)) from error
 
     async def remove(self, kind: str, name: str) -> None:
-        await self._admin.call("DELETE", path_of(kind, self.namespace, name))
+        await self.admin.call("DELETE", path_of(kind, self.namespace, name))
 
     async def secret(self, name: str, **values: str) -> None:
         metadata = {"name": name, "namespace": self.namespace}
         manifest = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": values}
         if await self.missing("secrets", name):
-            await create(self._admin, manifest)
+            await create(self.admin, manifest)
         else:
-            await self._admin.call("PUT", f"/api/v1/namespaces/{self.namespace}/secrets/{name}", manifest)
+            await self.admin.call("PUT", f"/api/v1/namespaces/{self.namespace}/secrets/{name}", manifest)
 
     async def refuse_pods(self) -> None:
         metadata = {"name": "none", "namespace": self.namespace}
@@ -265,16 +265,16 @@ class KubernetesBed:
             "metadata": metadata,
             "spec": {"hard": {"pods": "0"}},
         }
-        made = await create(self._admin, quota)
+        made = await create(self.admin, quota)
         path = f"/api/v1/namespaces/{self.namespace}/resourcequotas/{made['metadata']['name']}"
         # The quota counts from when its controller has seen it.
-        await eventually(lambda: self._admin.call("GET", path), lambda q: q.get("status", {}).get("hard"))
+        await eventually(lambda: self.admin.call("GET", path), lambda q: q.get("status", {}).get("hard"))
 
     async def silent_server(self) -> tuple[str, int]:
-        await create(self._admin, silent_server_pod(self.namespace, self.image))
+        await create(self.admin, silent_server_pod(self.namespace, self.image))
         pod = path_of("Pod", self.namespace, "silent")
         running = await eventually(
-            lambda: self._admin.call("GET", pod),
+            lambda: self.admin.call("GET", pod),
             lambda p: (
                 p["status"].get("podIP") and all(c["ready"] for c in p["status"].get("containerStatuses", []))
             ),
@@ -284,16 +284,16 @@ class KubernetesBed:
     async def kill(self, job: str) -> None:
         options = {"gracePeriodSeconds": 0}
         query = {"labelSelector": f"batch.kubernetes.io/job-name={job}"}
-        found = await self._admin.call("GET", path_of("Pod", self.namespace), query=query)
+        found = await self.admin.call("GET", path_of("Pod", self.namespace), query=query)
         for pod in found["items"]:
-            await self._admin.call("DELETE", path_of("Pod", self.namespace, pod["metadata"]["name"]), options)
+            await self.admin.call("DELETE", path_of("Pod", self.namespace, pod["metadata"]["name"]), options)
 
     async def end_namespace(self) -> None:
-        await self._admin.call("DELETE", path_of("Namespace", "", self.namespace))
+        await self.admin.call("DELETE", path_of("Namespace", "", self.namespace))
 
     async def events(self, name: str) -> list[tuple[str, str, str]]:
         query = {"fieldSelector": f"regarding.name={name}"}
-        found = await self._admin.call("GET", path_of("Event", self.namespace), query=query)
+        found = await self.admin.call("GET", path_of("Event", self.namespace), query=query)
         return [(e["type"], e["reason"], e["note"]) for e in found["items"]]
 
 
