@@ -206,6 +206,31 @@ def test_waiters_of_our_own_role_on_the_migration_lock_are_cancelled_before_conc
     assert len(cancelled) == 1
 
 
+def test_waiters_of_another_role_stop_it_and_are_named(project, role):
+    user = role("other")
+    project.write("001_users", USERS)
+    project.deploy()
+    project.write("002_index", "CREATE INDEX CONCURRENTLY users_name ON users (name);")
+    ref = project.plan()
+    with psycopg.connect(project.database.uri_as(user), autocommit=True) as prisma:
+        waiting = threading.Thread(target=prisma.execute, args=("SELECT pg_advisory_lock(72707369)",))
+
+        def start_waiting(name):
+            if name == "apply.after_start":
+                waiting.start()
+                wait_for(
+                    project, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted", "1"
+                )
+
+        project.point = start_waiting
+        failure, outcome = failure_of(lambda: project.apply("u2", plan=ref))
+        waiting.join(timeout=10)
+        assert failure.reason is Reason.LOCK_WAITERS
+        assert f"process {prisma.info.backend_pid} (" in failure.message
+        assert user in failure.message
+        assert (outcome.partial, project.rows()) == ("", ["001_users", "002_index~"])
+
+
 def wait_for(project, sql, value):
     for _ in range(500):
         if project.database.psql(sql) == value:

@@ -22,7 +22,7 @@ from godwit.engine.watch import HoldWatch
 
 ROLLED_BACK: Final = "The migration was rolled back; nothing of it is left."
 _SET_TRANSACTION: Final = re.compile(r"SET\s+(LOCAL\s+)?TRANSACTION\b", re.IGNORECASE)
-# What a complete rollback makes safe to try again: lock_timeout, deadlock, serialization (manual, appendix A).
+# What a rollback makes safe to try again: lock_timeout, deadlock, serialization (manual, appendix A).
 _BUSY: Final = {"55P03", "40P01", "40001"}
 _CANCELED: Final = "57014"
 _ERRORS: Final = {ExecStatus.FATAL_ERROR, ExecStatus.BAD_RESPONSE}

@@ -35,6 +35,8 @@ from godwit.engine.undo import drop_invalid
 
 _ENDS: Final = re.compile(r"\b(commit|rollback|call)\b", re.IGNORECASE)
 _DEADLOCK: Final = "40P01"
+_CANCEL_LOOKS: Final = 50
+_CANCEL_SECONDS: Final = 0.1
 
 _PROCEDURE: Final = """
 SELECT coalesce(bool_or(l.lanname NOT IN ('plpgsql', 'sql')
@@ -297,14 +299,14 @@ def _no_waiters(run: Run, piece: Piece) -> None:
     if not found:
         return
     own = run.session.execute("SELECT current_user::text, session_user::text").fetchone() or ()
-    for pid, _, user in found:
-        if user in own:
-            run.session.execute("SELECT pg_cancel_backend(%s)", [pid])
-    for _ in range(50):
+    ours = [pid for pid, _, user in found if user in own]
+    for pid in ours:
+        run.session.execute("SELECT pg_cancel_backend(%s)", [pid])
+    for _ in range(_CANCEL_LOOKS if len(ours) == len(found) else 0):
         found = waiters(run.session)
         if not found:
             return
-        run.ctx.cancelled.wait(0.1)
+        run.ctx.cancelled.wait(_CANCEL_SECONDS)
         run.ctx.cancelled.check()
     named = "; ".join(f"process {pid} ({name or 'no application name'}, {user})" for pid, name, user in found)
     raise fail(
