@@ -196,7 +196,7 @@ class DatabaseMigrationStatus(Status):
     active_run: str = ""
     last_run: RunSummary | None = None
     copies: tuple[str, ...] = ()
-    """Names of the ConfigMaps made for this migration (pinned sources, plan documents) and not deleted yet."""
+    """Names of the ConfigMaps made for this migration (pinned sources, plan documents)."""
     run_count: int = 0
     """Number of the newest run ever made; names are never used twice."""
 

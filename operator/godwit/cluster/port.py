@@ -83,7 +83,7 @@ class Cluster(Protocol):
         ...
 
     async def read_document(self, namespace: str, job: str) -> str | None:
-        """The last `document` event in a step's log as one line of JSON; None where there is none any more."""
+        """The last `document` event in a step's log, one line of JSON; None where there is none any more."""
         ...
 
     async def delete_step(self, namespace: str, job: str) -> None:

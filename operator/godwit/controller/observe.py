@@ -1,9 +1,8 @@
 """Everything that a decision needs, read fresh from the cluster. No decision is made here."""
 
 import asyncio
-import hashlib
-import json
-from typing import Any, cast
+import base64
+from typing import cast
 
 from godwit.api.backup import DatabaseBackup
 from godwit.api.common import Resource, StepRecord
@@ -13,6 +12,7 @@ from godwit.api.migration import DatabaseMigration
 from godwit.api.restore import DatabaseRestore
 from godwit.api.run import MigrationRun
 from godwit.cluster.port import Cluster, Manifest
+from godwit.contract.source import source_content
 from godwit.planner.backup import BackupSeen
 from godwit.planner.database import DatabaseSeen
 from godwit.planner.decision import GONE, SourceSeen, StepSeen
@@ -201,9 +201,16 @@ class Observer:
 
 
 def content_digest(files: tuple[tuple[dict[str, str], dict[str, str]], ...]) -> str:
-    """Digest of the (data, binaryData) of ConfigMaps, in order: SHA-256 of their canonical JSON."""
-    plain: list[Any] = [[data, binary] for data, binary in files]
-    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    """Digest of the (data, binaryData) of ConfigMaps, in order, as the step computes it from its mounts."""
+    return source_content(
+        [
+            {
+                **{key: text.encode() for key, text in data.items()},
+                **{key: base64.b64decode(value) for key, value in binary.items()},
+            }
+            for data, binary in files
+        ]
+    )
 
 
 def _owned(manifest: Manifest, uid: str) -> bool:

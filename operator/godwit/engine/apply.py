@@ -19,7 +19,6 @@ from godwit.engine.lock import check_fence, migration_lock
 from godwit.engine.model import Mode, PlannedMigration
 from godwit.engine.operation import Own, facts, planned_again
 from godwit.engine.session import Session
-from godwit.engine.source import read_source
 from godwit.engine.statementwise import Left, Progress, may_commit, progress_of, run_statements
 from godwit.engine.verify import before_commit_checks
 
@@ -33,7 +32,7 @@ def apply_verb(ctx: StepContext, verb: ApplyInput) -> ApplyOutcome:
     again and must come out the same. Raises StepFailed, with an ApplyOutcome beside it from the moment on
     when something may have been written.
     """
-    source = read_source(ctx.source_dir, ctx.request.format)
+    source = ctx.source()
     with ctx.session(writing=True) as session, migration_lock(ctx, session):
         done = journal.find_done(session, ctx.request, verb.verb)
         if done is not None:
@@ -44,6 +43,7 @@ def apply_verb(ctx: StepContext, verb: ApplyInput) -> ApplyOutcome:
         ownership.claim(session, ctx.request)
         applying = _Applying(ctx, session, verb)
         try:
+            applying.own.refuse_after_taking_back()
             plan = planned_again(session, source, verb.plan, policy=verb.policy, own=applying.own)
             applying.steps = plan.steps
             applying.all()
@@ -57,7 +57,7 @@ def apply_verb(ctx: StepContext, verb: ApplyInput) -> ApplyOutcome:
             return outcome.model_copy(update={"journal_head": head})
         except StepFailed as exc:
             outcome = applying.outcome(exc)
-            if exc.failure.terminal:
+            if exc.failure.reason is not Reason.CONNECTION_LOST:  # that one goes on in the next attempt
                 ownership.release_quietly(session, ctx.request.operation)
             raise exc.beside(outcome) from exc.__cause__
         except psycopg.Error as exc:

@@ -17,6 +17,7 @@ from godwit.contract.request import StepRequest
 from godwit.engine.errors import fail
 
 if TYPE_CHECKING:
+    from godwit.engine.model import Source
     from godwit.engine.session import Session
     from godwit.engine.uri import Target
     from godwit.stores.base import Store
@@ -125,6 +126,19 @@ class StepContext:
         from godwit.engine.uri import parse_target  # noqa: PLC0415  not every step needs a database
 
         return parse_target(self.request.connection, self.environ)
+
+    def source(self) -> "Source":
+        """The mounted migrations, if they are the ones that were planned.
+
+        Raises StepFailed: SourceChanged, and as engine.source.read_source.
+        """
+        from godwit.engine.source import pinned_content, read_source  # noqa: PLC0415  as above
+
+        wanted = self.request.source_content
+        if wanted and pinned_content(self.source_dir) != wanted:
+            text = "The mounted source is not the copy that this step was made for."
+            raise fail(Reason.SOURCE_CHANGED, text, standing="Nothing was changed.")
+        return read_source(self.source_dir, self.request.format)
 
     @property
     def application_name(self) -> str:

@@ -21,7 +21,6 @@ from godwit.engine.loss import lost_by
 from godwit.engine.model import Mode, PlannedMigration
 from godwit.engine.operation import Own, check_base, facts, planned_again, row_as_json
 from godwit.engine.session import Session
-from godwit.engine.source import read_source
 from godwit.engine.statements import parse
 from godwit.engine.statementwise import Left, Progress, may_commit, progress_of, run_statements
 
@@ -58,7 +57,7 @@ def revert_verb(ctx: StepContext, verb: RevertInput) -> RevertOutcome:
             return outcome.model_copy(update={"journal_head": head})
         except StepFailed as exc:
             outcome = reverting.outcome(exc)
-            if exc.failure.terminal:
+            if exc.failure.reason is not Reason.CONNECTION_LOST:  # that one goes on in the next attempt
                 ownership.release_quietly(session, ctx.request.operation)
             raise exc.beside(outcome) from exc.__cause__
         except psycopg.Error as exc:
@@ -95,7 +94,7 @@ class _Reverting:
                     "This database is stamped, or declared, as Production.",
                     standing=_UNTOUCHED,
                 )
-            source = read_source(self.ctx.source_dir, self.ctx.request.format)
+            source = self.ctx.source()
             plan = planned_again(self.session, source, self.verb.plan, policy=self.verb.policy, own=self.own)
             self.steps = [s for s in plan.steps if s.name not in self.own.reverted]
             self.total = len(plan.steps)

@@ -19,6 +19,7 @@ from typing import Final
 from godwit.contract.base import digest
 from godwit.contract.reasons import Reason
 from godwit.contract.request import Direction, Format
+from godwit.contract.source import source_content
 from godwit.engine.errors import StepFailed, fail
 from godwit.engine.formats import prisma_folder
 from godwit.engine.formats.prisma_folder import DOWN, LOCK, UP
@@ -42,6 +43,17 @@ def read_source(folder: Path, format: Format) -> Source:  # noqa: A002  the cont
     match format:
         case Format.PRISMA:
             return prisma_folder.build(_Reader(folder).files())
+
+
+def pinned_content(folder: Path) -> str:
+    """Digest of a pinned copy as it is mounted: one folder for each ConfigMap, named 0, 1, ...
+
+    A ConfigMap volume holds links `..data` and `..<time>` of its own; keys never begin like that.
+    """
+    parts = sorted((p for p in folder.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
+    return source_content(
+        [{f.name: f.read_bytes() for f in part.iterdir() if not f.name.startswith("..")} for part in parts]
+    )
 
 
 def content_digest(

@@ -59,9 +59,8 @@ def run_verb(ctx: StepContext, verb: VerbInput) -> VerbOutcome:
 def _plan(ctx: StepContext, verb: PlanInput) -> PlanOutcome:
     """The plan, with the whole of it (SQL and findings) in the log as one `document` event."""
     from godwit.engine.plan import plan_verb
-    from godwit.engine.source import read_source
 
-    source = read_source(ctx.source_dir, ctx.request.format)
+    source = ctx.source()
     with ctx.session() as session:
         outcome, document = plan_verb(session, source, verb)
     ctx.log.info("document", message=f"plan {outcome.plan[:12]}", document=document)

@@ -5,9 +5,12 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+
+import psycopg
 
 from godwit.api.common import API_VERSION
 from godwit.cluster.port import Manifest
@@ -255,6 +258,21 @@ class Play:
     async def runs(self) -> list[str]:
         """Names of the runs that exist, by name."""
         return [m["metadata"]["name"] for m in await self.stage.all("MigrationRun")]
+
+    @asynccontextmanager
+    async def locked(self, table: str, mode: str = "ACCESS EXCLUSIVE") -> AsyncIterator[None]:
+        """Somebody else's transaction that holds a lock for the length of the context.
+
+        ACCESS EXCLUSIVE keeps everybody out, pg_dump too; ROW EXCLUSIVE only those who lock the table.
+        """
+        async with await psycopg.AsyncConnection.connect(self.stage.store.uri) as connection:
+            await connection.execute(f"LOCK TABLE {table} IN {mode} MODE")
+            yield
+            await connection.rollback()
+
+    async def histories(self) -> list[str]:
+        """`applied`, for `eventually`."""
+        return await asyncio.to_thread(self.applied)
 
     def applied(self) -> list[str]:
         """What the history says is applied, in order of application."""

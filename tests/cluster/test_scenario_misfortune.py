@@ -1,0 +1,133 @@
+"""Operators, pods and servers that die at the worst moment: it ends where it would have ended, nothing
+twice."""
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+from scenarios.stage import Play, Stage, eventually
+
+ZERO, ONE, TWO, THREE = (f"2026010{n}000000_step_{n}" for n in range(4))
+GATE = (
+    "CREATE TABLE gate (id int);\nCREATE TABLE log (at timestamptz DEFAULT now(), what text);",
+    "SELECT 1;",
+)
+FILES = {
+    ONE: ("INSERT INTO log (what) VALUES ('one');\nCREATE TABLE a (id int);", "DROP TABLE a;"),
+    TWO: (
+        "LOCK TABLE gate;\nINSERT INTO log (what) VALUES ('two');\nCREATE TABLE b (id int);",
+        "DROP TABLE b;",
+    ),
+    THREE: ("INSERT INTO log (what) VALUES ('three');\nCREATE TABLE c (id int);", "DROP TABLE c;"),
+}
+Blow = Callable[[Stage, str], Awaitable[None]]
+
+
+async def kill_operator(stage: Stage, _: str) -> None:
+    await stage.crash_operator()
+    await stage.start_operator()
+
+
+async def kill_pod(stage: Stage, job: str) -> None:
+    await stage.kill_pod(job)
+
+
+async def delete_job(stage: Stage, job: str) -> None:
+    await stage.delete_job(job)
+
+
+async def delete_job_while_away(stage: Stage, job: str) -> None:
+    """Nobody is there to see it go."""
+    await stage.crash_operator()
+    await stage.delete_job(job)
+    await stage.start_operator()
+
+
+BLOWS = [kill_operator, kill_pod, delete_job, delete_job_while_away]
+
+
+@pytest.fixture
+async def begun(play: Play) -> None:
+    """A database with the tables that the blows are timed by."""
+    await play.source("files", {ZERO: GATE})
+    await play.database()
+    await play.migration()
+    await play.up_to_date()
+    await play.settled()
+
+
+async def first_applied(play: Play) -> str:
+    """Bring the new migrations, wait until the first is applied (the second waits); the Job's name."""
+    await play.source("files", {ZERO: GATE, **FILES})
+    await eventually(play.histories, lambda names: ONE in names, 90, "the first is not applied")
+    return await play.step_running("shop-2", "apply")
+
+
+async def ended_well(play: Play) -> None:
+    """All applied, each exactly once, nothing left over."""
+    await play.up_to_date(seconds=150)
+    await play.settled()
+    assert play.applied() == [ZERO, ONE, TWO, THREE]
+    assert play.stage.store.psql("SELECT what FROM log ORDER BY at").split() == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize("blow", BLOWS)
+async def test_during_plan(stage: Stage, play: Play, begun: None, blow: Blow) -> None:
+    async with play.locked("_prisma_migrations"):
+        await play.source("files", {ZERO: GATE, **FILES})
+        job = await play.step_running("shop", "plan")
+        await blow(stage, job)
+    await ended_well(play)
+
+
+@pytest.mark.parametrize("blow", BLOWS)
+async def test_during_backup(stage: Stage, play: Play, begun: None, blow: Blow) -> None:
+    async with play.locked("gate"):
+        await play.source("files", {ZERO: GATE, **FILES})
+        job = await play.step_running("shop-2-backup", "backup")
+        await blow(stage, job)
+    await ended_well(play)
+
+
+@pytest.mark.parametrize("blow", BLOWS)
+async def test_during_apply(stage: Stage, play: Play, begun: None, blow: Blow) -> None:
+    async with play.locked("gate", "ROW EXCLUSIVE"):
+        job = await first_applied(play)
+        await blow(stage, job)
+    await ended_well(play)
+
+
+async def test_the_operator_dies_between_every_two_steps(stage: Stage, play: Play, begun: None) -> None:
+    await stage.crash_operator()
+    await play.source("files", {ZERO: GATE, **FILES})
+    seen: set[str] = set()
+    for _ in range(40):
+        await stage.start_operator()
+        jobs = set(await stage.jobs())
+        await eventually(stage.jobs, lambda now, had=jobs: set(now) != had or not now, 10)
+        seen |= set(await stage.jobs())
+        await stage.crash_operator()
+        if play.applied() == [ZERO, ONE, TWO, THREE]:
+            break
+    await stage.start_operator()
+    await ended_well(play)
+
+
+async def test_postgresql_stops_and_starts_during_apply(stage: Stage, play: Play, begun: None) -> None:
+    async with play.locked("gate", "ROW EXCLUSIVE"):
+        await first_applied(play)
+        await stage.stop_server()
+    await stage.start_server()
+    await ended_well(play)
+
+
+async def test_job_and_pod_are_gone_and_the_operator_comes_back_late(
+    stage: Stage, play: Play, begun: None
+) -> None:
+    """Everything was done; nobody saw it."""
+    async with play.locked("gate", "ROW EXCLUSIVE"):
+        job = await first_applied(play)
+        await stage.crash_operator()
+    await eventually(play.histories, lambda names: THREE in names)
+    await stage.delete_job(job)
+    await stage.start_operator()
+    await ended_well(play)
