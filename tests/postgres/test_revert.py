@@ -256,6 +256,16 @@ def test_a_half_done_file_is_not_taken_back_by_down_scripts(project):
     assert project.database.psql("SELECT count(*) FROM users") == "1"
 
 
+def test_an_attempt_to_apply_that_wakes_up_after_the_way_back_changes_nothing(three):
+    ref = fails_at_the_end(three)
+    outcome = three.revert("u9", OPERATION, ref)
+    three.verify("u9", outcome.state)
+    before = three.database.dump(without=())
+    failure, outcome = failure_of(lambda: three.apply("u9", plan=ref, expected_journal=0))
+    assert (failure.reason, outcome.applied) == (Reason.STATE_MOVED, 0)
+    assert three.database.dump(without=()) == before
+
+
 def test_taking_back_nothing_is_done_at_once(project):
     project.write("001_bad", "SELECT 1/0;")
     ref = project.plan()

@@ -43,6 +43,15 @@ class Own:
         """Migrations that it took back and did not apply again, by name."""
         return self._last(Event.REVERTED)
 
+    def refuse_after_taking_back(self) -> None:
+        """Applying after the way back has begun comes too late. Raises StepFailed(StateMoved)."""
+        if any(entry.verb == "Revert" for entry in self.entries):
+            raise fail(
+                Reason.STATE_MOVED,
+                "This operation is being taken back, or was: it applies nothing any more.",
+                standing="Nothing was changed by this step.",
+            )
+
     def _last(self, wanted: Event) -> dict[str, Entry]:
         last: dict[str, Entry] = {}
         for entry in self.entries:
