@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 import structlog
-from kubernetes.aio.client.api_client import ApiClient
 
 from godwit.api.common import API_VERSION, FINALIZER
 from godwit.cluster.jobs import CONTAINER, STEP_LABELS, STEP_SELECTOR, build_job
@@ -54,9 +53,9 @@ class KubernetesCluster:
         return KubernetesCluster(await Rest.connect(kubeconfig))
 
     @property
-    def api_client(self) -> ApiClient:
-        """The logged-in client, for what the library does by itself (leader election)."""
-        return self._rest.client
+    def rest(self) -> Rest:
+        """The logged-in connection, for the Lease."""
+        return self._rest
 
     async def close(self) -> None:
         """Close the connections."""

@@ -30,6 +30,7 @@ _PLACES = {
     "CoreEvent": ("api/v1", "events"),
     "Event": ("apis/events.k8s.io/v1", "events"),
     "Job": ("apis/batch/v1", "jobs"),
+    "Lease": ("apis/coordination.k8s.io/v1", "leases"),
 }
 
 
@@ -64,7 +65,7 @@ class Rest:
     """JSON in, JSON out, over one pool of connections."""
 
     def __init__(self, client: ApiClient) -> None:
-        self.client = client
+        self._client = client
 
     @staticmethod
     async def connect(kubeconfig: str | None) -> "Rest":
@@ -87,7 +88,7 @@ class Rest:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self.client.close()
+        await self._client.close()
 
     async def call(
         self,
@@ -120,14 +121,14 @@ class Rest:
         content_type: str,
     ) -> bytes:
         try:
-            method, url, headers, data, _ = await self.client.param_serialize(
+            method, url, headers, data, _ = await self._client.param_serialize(
                 method,
                 path + (f"?{urlencode(query)}" if query else ""),
                 header_params={"Accept": "application/json, */*", "Content-Type": content_type},
                 body=body,
                 auth_settings=["BearerToken"],
             )
-            answer = await self.client.call_api(
+            answer = await self._client.call_api(
                 method, url, header_params=headers, body=data, _request_timeout=_TIMEOUT
             )
             content: bytes = await answer.read()

@@ -81,6 +81,7 @@ async def _serve(cluster: KubernetesCluster, options: Options, stop: asyncio.Eve
         await asyncio.sleep(0)
         await controller.idle(longest=10.0)
         leading.cancel()
+        await asyncio.gather(leading, return_exceptions=True)  # it gives the Lease back
     for why in failed:
         log.error("ended early", why=why)
     return 1 if failed else 0
