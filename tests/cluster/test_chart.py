@@ -51,7 +51,13 @@ def test_each_watched_namespace_gets_a_role_and_the_operator_is_told(node: Node)
     assert bound == {"ops", "shop", "crm"}, "its own only for the Lease"
     own = next(m for m in of(manifests, "Role") if m["metadata"]["namespace"] == "ops")
     assert {r for rule in own["rules"] for r in rule["resources"]} == {"leases"}
-    assert args == ["operator", "--namespace=shop", "--namespace=crm", "--lease-name=godwit"]
+    assert args == [
+        "operator",
+        "--namespace=shop",
+        "--namespace=crm",
+        "--lease-name=godwit",
+        "--max-concurrent-steps=10",
+    ]
 
 
 def test_cluster_wide_is_one_cluster_role(node: Node):
@@ -122,6 +128,7 @@ def test_operator_and_steps_use_the_same_image(node: Node, values: tuple[str, ..
     ("value", "word"),
     [
         ("nonsense=1", "nonsense"),
+        ("maxConcurrentSteps=0", "maxConcurrentSteps"),
         ("image.digest=latest", "digest"),
         ("watchNamespaces={Not_A_Name}", "watchNamespaces"),
         ("clusterWide=true,watchNamespaces={a}", "not"),
