@@ -74,7 +74,9 @@ def record(name: str, **more: Any) -> StepRecord:
 
 
 def condition(kind: str, status: str, reason: str = "Checked", message: str = "") -> Condition:
-    return Condition(type=kind, status=status, reason=reason, message=message, last_transition_time=ago(hours=1))
+    return Condition(
+        type=kind, status=status, reason=reason, message=message, last_transition_time=ago(hours=1)
+    )
 
 
 READY = (condition("Ready", "True"),)
@@ -99,7 +101,9 @@ def operation(uid: str = "uid-shop-1", kind: str = "MigrationRun", name: str = "
     return ActiveOperation(kind=kind, name=name, uid=uid, since=ago(minutes=5))
 
 
-def database(*, status: dict[str, Any] | None = None, spec: dict[str, Any] | None = None, **metadata: Any) -> PostgresDatabase:
+def database(
+    *, status: dict[str, Any] | None = None, spec: dict[str, Any] | None = None, **metadata: Any
+) -> PostgresDatabase:
     """PostgresDatabase shop: Production, with a volume for its backups, looked at a minute ago."""
     made = PostgresDatabase.model_validate(
         {
@@ -143,7 +147,9 @@ REF = PlanRef(
 )
 
 
-def run(*, status: dict[str, Any] | None = None, spec: dict[str, Any] | None = None, **metadata: Any) -> MigrationRun:
+def run(
+    *, status: dict[str, Any] | None = None, spec: dict[str, Any] | None = None, **metadata: Any
+) -> MigrationRun:
     """MigrationRun shop-1: two migrations up, with a backup; nothing of it done yet."""
     made = MigrationRun.model_validate(
         {
@@ -151,7 +157,10 @@ def run(*, status: dict[str, Any] | None = None, spec: dict[str, Any] | None = N
                 "shop-1",
                 owner_references=[
                     OwnerReference(
-                        api_version="godwit.dev/v1alpha1", kind="DatabaseMigration", name="shop", uid="uid-shop"
+                        api_version="godwit.dev/v1alpha1",
+                        kind="DatabaseMigration",
+                        name="shop",
+                        uid="uid-shop",
                     )
                 ],
             ),
@@ -179,11 +188,17 @@ def run(*, status: dict[str, Any] | None = None, spec: dict[str, Any] | None = N
 
 
 ORDER = RunOrder(
-    run=UidRef(name="shop-1", uid="uid-shop-1"), identity=IDENTITY, from_state="s0", expected_journal=4, image=IMAGE
+    run=UidRef(name="shop-1", uid="uid-shop-1"),
+    identity=IDENTITY,
+    from_state="s0",
+    expected_journal=4,
+    image=IMAGE,
 )
 
 
-def backup(*, status: dict[str, Any] | None = None, spec: dict[str, Any] | None = None, **metadata: Any) -> DatabaseBackup:
+def backup(
+    *, status: dict[str, Any] | None = None, spec: dict[str, Any] | None = None, **metadata: Any
+) -> DatabaseBackup:
     """DatabaseBackup shop-1-backup, ordered by run shop-1; nothing of it done yet."""
     made = DatabaseBackup.model_validate(
         {

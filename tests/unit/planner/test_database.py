@@ -168,7 +168,9 @@ def test_a_hold_of_somebody_who_exists_is_left_alone():
 
 
 def numbered(number: int, **more):
-    made = backup(spec={"deletion_policy": DeletionPolicy.DELETE}, status={**DONE, "ended_at": ago(days=number)})
+    made = backup(
+        spec={"deletion_policy": DeletionPolicy.DELETE}, status={**DONE, "ended_at": ago(days=number)}
+    )
     return touched(made, name=f"shop-{number}-backup", uid=f"uid-{number}", **more)
 
 
@@ -180,7 +182,10 @@ def test_backups_beyond_the_retention_are_deleted_oldest_first():
 
 @pytest.mark.parametrize(
     "kept",
-    [backup(status={**DONE, "ended_at": ago(days=9)}), numbered(9).model_copy(update={"status": backup().status})],
+    [
+        backup(status={**DONE, "ended_at": ago(days=9)}),
+        numbered(9).model_copy(update={"status": backup().status}),
+    ],
     ids=["whose file is to be retained", "that are not finished"],
 )
 def test_retention_leaves_alone_backups(kept):
@@ -207,6 +212,8 @@ def test_five_checks_without_an_outcome_are_enough_for_now():
     status = {**NEVER, "failure": failure(Reason.DEADLINE_EXCEEDED)}
     started = decide(seen(database(status=status)), NOW).status.steps[0]
     worn = record("check", job=started.job, crashes=4, state="Running", request_hash=started.request_hash)
-    decision = decide(seen(database(status={**NEVER, "steps": (worn,)}), check=StepSeen(StepState.CRASHED)), NOW)
+    decision = decide(
+        seen(database(status={**NEVER, "steps": (worn,)}), check=StepSeen(StepState.CRASHED)), NOW
+    )
     assert stand(decision) == ("False", "DeadlineExceeded", True)
     assert only(decision, DeleteStep).job == worn.job
