@@ -350,7 +350,8 @@ def _give_back(seen: RunSeen, now: datetime) -> Decision:
     effects: list[Effect] = []
     for record in status.steps:
         effects.extend(tidy(record, seen.steps.get(record.name, GONE), meta.namespace))
-    database, migration = seen.database, seen.migration
+    # Once it has given back, whatever it finds held is held by the next run.
+    database, migration = (None, None) if status.released else (seen.database, seen.migration)
     if database is not None:
         base, active = database.metadata, database.status.active_operation
         if active is not None and active.uid == meta.uid:

@@ -429,3 +429,9 @@ def test_what_has_ended_and_given_back_stays_as_it_is():
         == first
     )
     assert outcome().failure is None
+
+
+def test_a_run_that_has_given_back_does_not_take_what_the_next_run_holds():
+    own = run(status={"outcome": "Failed", "released": True, "started_at": ago(hours=1)})
+    decision = decide(seen(own, database=database(finalizers=HELD)), NOW)
+    assert of(decision, SetFinalizer) == of(decision, Hold) == []
