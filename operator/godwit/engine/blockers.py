@@ -47,7 +47,8 @@ SELECT l.pid, coalesce(a.application_name, ''), coalesce(a.usename::text, ''), c
   FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
  WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-   AND l.relation = to_regclass(%(relation)s) AND l.mode = ANY (%(modes)s)
+   AND l.relation IN (SELECT to_regclass(name) FROM unnest(%(relations)s::text[]) AS name)
+   AND l.mode = ANY (%(modes)s)
    AND coalesce(a.backend_type, '') <> 'autovacuum worker'"""
 
 
@@ -96,13 +97,16 @@ def _only_foreign_keys(statement: Statement) -> bool:
 
 def blockers(session: Session, statements: Iterable[Statement]) -> list[Blocker]:
     """Who holds a lock now that conflicts with what *statements* will take."""
-    found: dict[tuple[int | None, str], Blocker] = {}
+    wanted: dict[str, set[str]] = {}
     for statement in statements:
-        for relation in statement.locks:
-            modes = list(_CONFLICTS[lock_mode(statement)])
-            for row in session.execute(_HOLDERS, {"relation": relation, "modes": modes}):
-                blocker = Blocker(*row)
-                found.setdefault((blocker.pid, blocker.relation), blocker)
+        if statement.locks:
+            wanted.setdefault(lock_mode(statement), set()).update(statement.locks)
+    found: dict[tuple[int | None, str], Blocker] = {}
+    for mode, relations in wanted.items():
+        params = {"relations": sorted(relations), "modes": list(_CONFLICTS[mode])}
+        for row in session.execute(_HOLDERS, params):
+            blocker = Blocker(*row)
+            found.setdefault((blocker.pid, blocker.relation), blocker)
     return list(found.values())
 
 
