@@ -1,6 +1,6 @@
 """PostgresDatabase: look at the database when something asks for it, and say how it stands."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 from godwit.api.backup import DatabaseBackup
@@ -23,7 +23,7 @@ from godwit.planner.decision import (
     StepSpec,
 )
 from godwit.planner.policy import connection_of, interval
-from godwit.planner.step import Step, StepProgress, again, drive, job_name, tidy
+from godwit.planner.step import LEAVING, Step, StepProgress, again, drive, job_name, tidy
 
 CHECK_BUDGET = 60
 """Seconds that a look may take."""
@@ -61,10 +61,11 @@ def decide(seen: DatabaseSeen, now: datetime) -> Decision:
         return _decision(seen, status, _settled(status), now, effects=effects, again_in=left)
     if record is not None and record.job != step.build(record.attempt, record.started_at).job:
         stale = tidy(record, seen.check, meta.namespace)
-        progress = drive(step, None, GONE, now)
-        progress = replace(progress, effects=(*stale, *progress.effects))
-    else:
-        progress = drive(step, record, seen.check, now)
+        if stale:  # the status will name the new Job only: the old one goes first
+            verdict = Verdict.moving(Reason.CHECKING)
+            return _decision(seen, status, verdict, now, effects=(*freed, *stale), again_in=LEAVING)
+        record = None
+    progress = drive(step, record, seen.check, now)
     if progress.outcome is not None and progress.outcome.failure is None:
         return _checked(seen, progress, key, now)
     failure = progress.failure

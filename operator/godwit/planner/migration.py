@@ -29,7 +29,7 @@ from godwit.planner.decision import (
 )
 from godwit.planner.policy import interval
 from godwit.planner.source import Pin, pin_manifests, pinned_source
-from godwit.planner.step import StepProgress, again, backoff, drive, job_name, tidy
+from godwit.planner.step import LEAVING, StepProgress, again, backoff, drive, job_name, tidy
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def decide(seen: MigrationSeen, now: datetime) -> Decision:
         return _running(seen, active, now)
     refused = _refused(seen)
     if refused is not None:
-        freed = (*_orphaned(seen), *tidy(status.step("plan"), seen.plan, seen.migration.metadata.namespace))
-        status = status.model_copy(update={"steps": ()})
+        left = tidy(status.step("plan"), seen.plan, seen.migration.metadata.namespace)
+        freed, status = (*_orphaned(seen), *left), status if left else status.model_copy(update={"steps": ()})
         return _decision(seen, status, Verdict.of(refused), now, effects=freed, again_in=60.0)
     assert database is not None  # noqa: S101  _refused looked
     key = plan_key(seen)
@@ -204,12 +204,15 @@ def _plan(seen: MigrationSeen, database: PostgresDatabase, key: str, now: dateti
     identity = runs.expected_identity(database, seen.restores)
     step = runs.plan_step(seen.migration, database, seen.image, source=source, identity=identity, slot=slot)
     record, found = status.step("plan"), seen.plan
-    stale: tuple[Effect, ...] = ()
     if record is not None and record.job != job_name(meta.name, meta.uid, "plan", record.attempt, slot):
-        stale, record, found = tidy(record, found, meta.namespace), None, GONE
+        left = tidy(record, found, meta.namespace)
+        if left:  # the status will name the new Job only: the old one goes first
+            verdict = Verdict.moving(Reason.PLANNING)
+            return _decision(seen, status, verdict, now, effects=left, again_in=LEAVING)
+        record, found = None, GONE
     progress = drive(step, record, found, now)
     if progress.outcome is None and _given_up(progress.failure):
-        return _planned(seen, progress, key, now, stale=stale)
+        return _planned(seen, progress, key, now)
     if progress.outcome is None:
         failure = progress.failure
         verdict = Verdict.of(failure) if failure else Verdict.moving(Reason.PLANNING)
@@ -220,7 +223,7 @@ def _plan(seen: MigrationSeen, database: PostgresDatabase, key: str, now: dateti
             pins = tuple(Create(copy) for copy in pin_manifests(seen.migration, seen.source))
         copies = tuple(dict.fromkeys((*status.copies, *source.config_maps)))
         status = status.model_copy(update={"steps": (progress.record,), "copies": copies})
-        effects = (*stale, *pins, *progress.effects)
+        effects = (*pins, *progress.effects)
         return _decision(seen, status, verdict, now, effects=effects, again_in=progress.again_in)
     failure = progress.outcome.failure
     if failure is None and None in (progress.outcome.get(PlanOutcome), progress.outcome.get(CheckOutcome)):
@@ -231,7 +234,7 @@ def _plan(seen: MigrationSeen, database: PostgresDatabase, key: str, now: dateti
         return _decision(
             seen, status, Verdict.of(failure), now, effects=progress.effects, again_in=progress.again_in
         )
-    return _planned(seen, progress, key, now, stale=stale)
+    return _planned(seen, progress, key, now)
 
 
 def _given_up(failure: Failure | None) -> bool:
@@ -243,9 +246,7 @@ def _slot(seen: MigrationSeen) -> str:
     return planned.isoformat() if planned else ""
 
 
-def _planned(
-    seen: MigrationSeen, progress: StepProgress, key: str, now: datetime, *, stale: tuple[Effect, ...]
-) -> Decision:
+def _planned(seen: MigrationSeen, progress: StepProgress, key: str, now: datetime) -> Decision:
     """Take the plan, or why there is none, into the status; the next pass acts on it."""
     status, outcome = seen.migration.status, progress.outcome
     failure = outcome.failure if outcome else progress.failure
@@ -286,7 +287,7 @@ def _planned(
     told = replace(
         seen, migration=seen.migration.model_copy(update={"status": status.model_copy(update=update)})
     )
-    effects = (*stale, *documents, *progress.effects)
+    effects = (*documents, *progress.effects)
     return _decision(told, told.migration.status, _verdict(told), now, effects=effects, again_in=0.0)
 
 

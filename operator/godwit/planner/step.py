@@ -14,6 +14,8 @@ MAX_CRASHES = 5
 """Attempts in a row without an outcome after which a person has to look."""
 WATCHED = 60.0
 """Seconds until a running step is looked at again, should its event get lost."""
+LEAVING = 0.5
+"""The same for a Job that was deleted and is still there."""
 STUCK = 15.0
 """The same for a step whose pod does not start."""
 
@@ -61,8 +63,10 @@ def drive(step: Step, record: StepRecord | None, seen: StepSeen, now: datetime) 
     if record is None:
         return _start(step, None, 1, now)
     if record.retry_at is not None:
-        if now < record.retry_at:
-            return _resting(record, now)
+        # The status will name the next attempt only: the Job of this one goes before that.
+        left = tidy(record, seen, step.namespace)
+        if now < record.retry_at or left:
+            return _resting(record, left, now)
         return _start(step, record, record.attempt + 1, now)
     if record.outcome is not None and record.state == StepState.FINISHED:
         return StepProgress(record, tidy(record, seen, step.namespace), outcome=record.outcome)
@@ -76,7 +80,7 @@ def asks(record: StepRecord | None, seen: StepSeen, now: datetime) -> bool:
     if record is None:
         return True
     if record.retry_at is not None:
-        return now >= record.retry_at
+        return now >= record.retry_at and not tidy(record, seen, "")
     return seen.state is StepState.GONE and not seen.foreign and record.state == ""
 
 
@@ -98,7 +102,6 @@ def tidy(record: StepRecord | None, seen: StepSeen, namespace: str) -> tuple[Eff
 
 def _start(step: Step, record: StepRecord | None, attempt: int, now: datetime) -> StepProgress:
     spec = step.build(attempt, now)
-    old: tuple[Effect, ...] = () if record is None else (DeleteStep(spec.namespace, record.job),)
     started = StepRecord(
         name=step.name,
         attempt=attempt,
@@ -108,16 +111,17 @@ def _start(step: Step, record: StepRecord | None, attempt: int, now: datetime) -
         crashes=record.crashes if record is not None else 0,
         outcome=record.outcome if record is not None else None,
     )
-    return StepProgress(started, (*old, StartStep(spec)), again_in=WATCHED)
+    return StepProgress(started, (StartStep(spec),), again_in=WATCHED)
 
 
-def _resting(record: StepRecord, now: datetime) -> StepProgress:
+def _resting(record: StepRecord, left: tuple[Effect, ...], now: datetime) -> StepProgress:
     assert record.retry_at is not None  # noqa: S101  the caller looked
     failure = record.outcome.failure if record.outcome is not None else None
     if failure is None:
         reason = Reason.STEP_LOST if record.state == StepState.GONE else Reason.STEP_CRASHED
         failure = Failure(reason=reason, message=record.message or reason.advice.meaning)
-    return StepProgress(record, failure=failure, again_in=max(0.0, (record.retry_at - now).total_seconds()))
+    wait = max((record.retry_at - now).total_seconds(), LEAVING if left else 0.0)
+    return StepProgress(record, left, failure=failure, again_in=wait)
 
 
 def _look(step: Step, record: StepRecord, seen: StepSeen, now: datetime) -> StepProgress:

@@ -198,6 +198,13 @@ def test_any_duration_that_the_schema_lets_through_can_be_worked_with(interval, 
     assert decide(seen(SETTLED, spec=spec), ago(hours=1)).again_in >= 1.0
 
 
+def test_the_job_of_an_older_plan_goes_before_the_next_is_started():
+    told = {**PLANNED, "plan_key": "old", "steps": (record("plan", state="Running"),)}
+    decision = decide(seen(told, plan=StepSeen(StepState.RUNNING)), NOW)
+    assert (only(decision, DeleteStep).job, of(decision, StartStep)) == ("job-plan-1", [])
+    assert decision.status.steps == told["steps"]
+
+
 # Runs
 
 
@@ -340,7 +347,8 @@ def test_without_what_it_needs_it_is_not_planned_and_leaves_no_job(more, expecte
     told = {"steps": (record("plan", state="Running"),)}
     decision = decide(seen(told, plan=StepSeen(StepState.RUNNING), **more), NOW)
     assert (stand(decision), of(decision, StartStep)) == (expected, [])
-    assert (only(decision, DeleteStep).job, decision.status.steps) == ("job-plan-1", ())
+    assert (only(decision, DeleteStep).job, decision.status.steps) == ("job-plan-1", told["steps"])
+    assert decide(seen(told, **more), NOW).status.steps == ()
 
 
 def test_copies_that_nothing_refers_to_are_deleted_and_then_forgotten():

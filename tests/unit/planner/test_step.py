@@ -72,7 +72,14 @@ def test_a_step_that_vanished_is_a_question_and_another_attempt_asks_it(before, 
     resting = drive(STEP, progress.record, GONE, later(seconds=1))
     assert (resting.effects, resting.failure.reason if resting.failure else None) == ((), reason)
     started = drive(STEP, progress.record, GONE, later(seconds=10))
-    assert (kinds(started), started.record.attempt) == ([DeleteStep, StartStep], 2)
+    assert (kinds(started), started.record.attempt) == ([StartStep], 2)
+
+
+def test_the_job_of_an_attempt_goes_before_the_next_is_started():
+    known = record("check", state="Crashed", retry_at=ago(seconds=1))
+    progress = drive(STEP, known, StepSeen(StepState.CRASHED), NOW)
+    assert (progress.record, kinds(progress)) == (known, [DeleteStep])
+    assert (progress.again_in or 0) > 0
 
 
 @pytest.mark.parametrize(("seen", "effects"), [(GONE, []), (finished(), [DeleteStep])])
