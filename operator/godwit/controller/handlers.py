@@ -7,6 +7,8 @@ finalizers of their own. Ours are level-based, and the finalizers are the planne
 
 import asyncio
 import os
+import ssl
+from pathlib import Path
 from typing import Any
 
 import kopf
@@ -15,6 +17,8 @@ from godwit.api.common import GROUP, VERSION
 from godwit.api.kinds import KINDS
 from godwit.cluster.jobs import OWNER_ANNOTATION, STEP_SELECTOR
 from godwit.controller.loop import Controller
+
+_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
 def registry_of(controller: Controller, kubeconfig: str | None) -> kopf.OperatorRegistry:
@@ -45,7 +49,7 @@ def registry_of(controller: Controller, kubeconfig: str | None) -> kopf.Operator
 
     async def login(**_: Any) -> kopf.ConnectionInfo | None:
         if kubeconfig is None:
-            return kopf.login_with_service_account(**_)
+            return _service_account()
         os.environ["KUBECONFIG"] = kubeconfig  # the only way to tell kopf which file
         return kopf.login_with_kubeconfig(**_)
 
@@ -56,6 +60,25 @@ def registry_of(controller: Controller, kubeconfig: str | None) -> kopf.Operator
     kopf.on.event("batch", "v1", "jobs", registry=registry)(step)
     kopf.on.event("", "v1", "pods", registry=registry)(step)
     return registry
+
+
+class _Login(kopf.ConnectionInfo):
+    """As strict about certificates as `godwit.cluster.rest` is."""
+
+    def as_ssl_context(self) -> ssl.SSLContext:
+        context = super().as_ssl_context()
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        return context
+
+
+def _service_account() -> kopf.ConnectionInfo:
+    """The pod's own account, at the address that the kubelet gives; kopf's login would need cluster DNS."""
+    host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
+    return _Login(
+        server=f"https://{f'[{host}]' if ':' in host else host}:{port}",
+        ca_path=str(_ACCOUNT / "ca.crt"),
+        token=(_ACCOUNT / "token").read_text(encoding="utf-8").strip(),
+    )
 
 
 def settings() -> kopf.OperatorSettings:
@@ -84,6 +107,8 @@ async def watch(
         namespaces=namespaces,
         clusterwide=not namespaces,
         standalone=True,
+        # Not used without peering; left out, kopf asks for the user's name, and a pod's user has none.
+        identity="godwit",  # type: ignore[arg-type]
         stop_flag=stop,
         ready_flag=ready,
     )
