@@ -1,12 +1,12 @@
 """A database server in a few lines: histories, journals and a store, worked on by steps as the engine does.
 
-A source is a text of migration names; a mark after a name says how that migration behaves: `!` fails in its
-transaction, `~` fails half done outside one, `v` lets the verification after COMMIT fail, `-` has no way back,
-`d` destroys data. `#` anywhere in the source is SQL that does not parse.
+A source is a text of migration names; a mark after a name says how that migration behaves: `!` fails in a
+transaction, `~` fails half done outside one, `v` lets the verification after COMMIT fail, `-` has no way
+back, `d` destroys data. `#` anywhere in the source is SQL that does not parse.
 """
 
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import datetime
 
 from godwit.contract.base import digest
 from godwit.contract.identity import DatabaseIdentity
@@ -42,82 +42,9 @@ from godwit.contract.request import (
     VerifyInput,
 )
 
-MARKS = "!~v-d"
-WRITES = (ApplyInput, RevertInput, RestoreInput)
+from .records import File, Killed, Live, Row, Stop, checksum, plain, state
+
 RANK = {"apply": 1, "revert": 2, "restore": 3}
-
-
-class Stop(Exception):  # noqa: N818  a verb's own end
-    """The verb failed; what it did before stands."""
-
-    def __init__(self, reason: Reason, beside: VerbOutcome | None = None, text: str = "It failed.") -> None:
-        super().__init__(reason)
-        self.failure = Failure(reason=reason, message=text)
-        self.beside = beside
-
-
-class Killed(Exception):  # noqa: N818  the process is gone
-    """The process was killed in the middle."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A journal row."""
-
-    id: int
-    operation: str
-    object: str
-    spec_hash: str
-    step: str
-    attempt: int
-    event: str
-    migration: str = ""
-    outcome: VerbOutcome | None = None
-    data: int = 0
-
-
-@dataclass
-class Live:
-    """A database."""
-
-    oid: int
-    applied: list[str] = field(default_factory=list)
-    journal: list[Row] = field(default_factory=list)
-    data: int = 0
-    partial: str = ""
-
-    @property
-    def snapshot(self) -> tuple[object, ...]:
-        """All that a step could change."""
-        return self.oid, tuple(self.applied), tuple(self.journal), self.data, self.partial
-
-    def head(self, but: str = "") -> int:
-        return max((row.id for row in self.journal if not but or row.operation != but), default=0)
-
-
-@dataclass(frozen=True)
-class File:
-    """A backup in the store."""
-
-    operation: str
-    oid: int
-    applied: tuple[str, ...]
-    journal: tuple[Row, ...]
-    data: int
-    started_at: datetime
-    ended_at: datetime
-
-
-def state(applied: list[str] | tuple[str, ...]) -> str:
-    return "s:" + ",".join(applied)
-
-
-def plain(token: str) -> str:
-    return token.rstrip(MARKS)
-
-
-def _sha(file: File) -> str:
-    return digest([file.operation, file.oid, list(file.applied), file.ended_at.isoformat()])
 
 
 @dataclass
@@ -176,7 +103,7 @@ class _Work:
             raise Stop(Reason.DATABASE_UNREACHABLE)
         match verb:
             case VerifyBackupInput(location=location):
-                return VerifyBackupOutcome(location=location, sha256=_sha(self.server.files[location]))
+                return VerifyBackupOutcome(location=location, sha256=checksum(self.server.files[location]))
             case RestoreInput():
                 return self.restore(verb)
         wanted = self.request.identity
@@ -254,7 +181,7 @@ class _Work:
             identity=self.server.identity(),
             location=verb.location,
             size_bytes=1_000,
-            sha256=_sha(file),
+            sha256=checksum(file),
             server_version=160004,
             dump_version="16.4",
             started_at=file.started_at,
@@ -422,7 +349,7 @@ class _Work:
             raise Stop(Reason.DATABASE_CHANGED)
         self.fence()
         file = self.server.files.get(verb.location)
-        if file is None or _sha(file) != verb.sha256:
+        if file is None or checksum(file) != verb.sha256:
             raise Stop(Reason.BACKUP_UNUSABLE)
         if self.db.data != file.data and not verb.accept_data_loss:
             raise Stop(Reason.DATA_WOULD_BE_LOST)
@@ -450,18 +377,3 @@ class _Work:
             "state": state(self.db.applied),
             "journal_head": self.db.head(),
         }
-
-
-def usable(file: File | None, request: StepRequest, wanted_state: str, max_age: timedelta) -> bool:
-    """Whether the store has, for that step, what the policy asks for."""
-    return (
-        file is not None
-        and request.identity is not None
-        and file.oid == request.identity.database_oid
-        and state(file.applied) == wanted_state
-        and request.not_after is not None
-        and request.not_after <= file.ended_at + max_age
-    )
-
-
-__all__ = ["RANK", "WRITES", "File", "Killed", "Live", "Server", "plain", "replace", "state", "usable"]

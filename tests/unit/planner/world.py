@@ -5,21 +5,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import count
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
-from godwit.api.backup import DatabaseBackup
-from godwit.api.common import FINALIZER, SPEC_HASH, Metadata, Resource, Status, seconds
+from godwit.api.common import FINALIZER, SPEC_HASH, Metadata, Resource, Status
 from godwit.api.database import PostgresDatabase
-from godwit.api.kinds import KINDS, parse
-from godwit.api.migration import DatabaseMigration
-from godwit.api.restore import DatabaseRestore
-from godwit.api.run import MigrationRun
-from godwit.contract.base import digest
+from godwit.api.kinds import parse
 from godwit.contract.reasons import Reason
-from godwit.contract.request import ApplyInput, RevertInput, RestoreInput
+from godwit.contract.request import ApplyInput, RestoreInput, RevertInput
 from godwit.planner import backup, database, migration, restore, run
 from godwit.planner.decision import (
-    GONE,
     Create,
     Decision,
     Delete,
@@ -29,21 +23,16 @@ from godwit.planner.decision import (
     Hold,
     SaveDocument,
     SetFinalizer,
-    SourceSeen,
     StartStep,
     StepSeen,
     StepSpec,
     StepState,
 )
-from godwit.planner.runs import number
-from godwit.planner.source import Pin
 
-from .builders import IMAGE, NOW
-from .ledger import Killed, Server, state, usable
-
-Key = tuple[str, str]
-Seen = Any
-K = TypeVar("K", bound=Resource)
+from .builders import NOW
+from .ledger import Server
+from .records import Killed, usable
+from .sight import Job, Key, Sight
 
 DECIDE: dict[str, Callable[[Any, datetime], Decision]] = {
     "PostgresDatabase": database.decide,
@@ -64,37 +53,14 @@ class NotDone(Exception):  # noqa: N818
 
 
 @dataclass
-class Job:
-    """A step's Job and its process."""
-
-    spec: StepSpec
-    hash: str
-    state: StepState = StepState.NO_POD
-    seen: StepSeen | None = None
-
-    @property
-    def ended(self) -> bool:
-        return self.state in (StepState.FINISHED, StepState.CRASHED)
-
-
-@dataclass
-class World:
+class World(Sight):
     """Everything there is. `version` counts every change."""
 
     now: datetime = NOW
     version: int = 0
-    objects: dict[Key, Resource] = field(default_factory=dict)
-    maps: dict[str, str] = field(default_factory=dict)
-    """Source ConfigMaps by name, as ledger.py reads them."""
-    copies: dict[str, tuple[str, str, str]] = field(default_factory=dict)
-    """Generated ConfigMaps: name to (uid, owner's uid, source text)."""
-    jobs: dict[str, Job] = field(default_factory=dict)
     past: list[StepSpec] = field(default_factory=list)
     """Every step that was ever started."""
     server: Server = field(default_factory=Server)
-    blocked: bool = False
-    """Whether a quota refuses every pod."""
-    terminating: bool = False
     events: list[Emit] = field(default_factory=list)
     _uids: Any = field(default_factory=lambda: count(1))
 
@@ -199,13 +165,6 @@ class World:
             age = timedelta(hours=1)
             assert any(usable(f, request, act.plan.from_state, age) for f in made), "Apply without a backup"
 
-    def _source_text(self, spec: StepSpec) -> str | None:
-        """What the step's pod mounts; None where a ConfigMap is missing."""
-        if spec.source is None:
-            return ""
-        texts = [self.copies.get(name, ("", "", None))[2] for name in spec.source.config_maps]
-        return None if None in texts else " ".join(cast("list[str]", texts))
-
     # One pass of the controller
 
     def serve(self, key: Key, *, effects: int | None = None, conflict: bool = False) -> float | None:
@@ -231,111 +190,6 @@ class World:
                 f"{key}: again at once, but nothing happened"
             )
         return decision.again_in
-
-    def observe(self, resource: Resource) -> Seen:
-        """As the controller's observer: fresh reads of what hangs on the object."""
-        steps = {r.name: self._step(resource, r.job, r.request_hash) for r in resource.status.steps}  # type: ignore[attr-defined]
-        match resource:
-            case PostgresDatabase():
-                return database.DatabaseSeen(
-                    database=resource,
-                    image=IMAGE,
-                    check=steps.get("check", GONE),
-                    backups=self._of(DatabaseBackup, resource.metadata.name),
-                    restores=self._of(DatabaseRestore, resource.metadata.name),
-                    holder_exists=self._holder_exists(resource),
-                )
-            case DatabaseMigration():
-                return self._observe_migration(resource, steps)
-            case MigrationRun():
-                base = self._get(PostgresDatabase, resource.spec.database_ref.name)
-                parent = self._get(DatabaseMigration, resource.spec.migration_ref.name)
-                if parent is not None and parent.metadata.uid != resource.spec.migration_ref.uid:
-                    parent = None
-                return run.RunSeen(
-                    run=resource,
-                    database=base,
-                    migration=parent,
-                    backup=self._get(DatabaseBackup, resource.status.backup),
-                    restore=self._get(DatabaseRestore, resource.status.restore),
-                    steps=steps,
-                    holder_exists=self._holder_exists(base),
-                    namespace_terminating=self.terminating,
-                )
-            case DatabaseBackup():
-                base = self._get(PostgresDatabase, resource.spec.database_ref.name)
-                return backup.BackupSeen(
-                    backup=resource,
-                    image=IMAGE,
-                    database=base,
-                    steps=steps,
-                    holder_exists=self._holder_exists(base),
-                    namespace_terminating=self.terminating,
-                )
-            case DatabaseRestore():
-                base = self._get(PostgresDatabase, resource.spec.database_ref.name)
-                return restore.RestoreSeen(
-                    restore=resource,
-                    image=IMAGE,
-                    database=base,
-                    backup=self._get(DatabaseBackup, resource.spec.backup_ref.name),
-                    steps=steps,
-                    holder_exists=self._holder_exists(base),
-                    namespace_terminating=self.terminating,
-                )
-        raise AssertionError(resource)
-
-    def _observe_migration(self, resource: DatabaseMigration, steps: dict[str, StepSeen]) -> Seen:
-        meta, spec = resource.metadata, resource.spec
-        names = [ref.name for ref in spec.source.config_maps or ()]
-        missing = next((name for name in names if name not in self.maps), "")
-        files = tuple(({"list.txt": self.maps[name]}, {}) for name in names if name in self.maps)
-        source = SourceSeen(missing=missing) if missing else SourceSeen(digest([f[0] for f in files]), files)
-        runs = self.all(MigrationRun)
-        mine = tuple(sorted((r for r in runs if r.spec.migration_ref.uid == meta.uid), key=number))
-        spare = migration.spare_copies(resource, mine)
-        return migration.MigrationSeen(
-            migration=resource,
-            image=IMAGE,
-            database=self._get(PostgresDatabase, spec.database_ref.name),
-            source=source,
-            spare=tuple(
-                Pin(n, self.copies[n][0]) for n in spare if n in self.copies and self.copies[n][1] == meta.uid
-            ),
-            plan=steps.get("plan", GONE),
-            runs=mine,
-            restores=self._of(DatabaseRestore, spec.database_ref.name),
-        )
-
-    def all(self, kind: type[K]) -> tuple[K, ...]:
-        return tuple(o for o in self.objects.values() if isinstance(o, kind))
-
-    def _of(self, kind: type[K], name: str) -> tuple[K, ...]:
-        return tuple(o for o in self.all(kind) if o.spec.database_ref.name == name)  # type: ignore[attr-defined]
-
-    def _get(self, kind: type[K], name: str) -> K | None:
-        return cast("K | None", self.objects.get((kind.KIND, name)))
-
-    def _holder_exists(self, base: PostgresDatabase | None) -> bool:
-        active = base.status.active_operation if base is not None else None
-        if active is None:
-            return True
-        found = self.objects.get((active.kind, active.name))
-        return found is not None and found.metadata.uid == active.uid
-
-    def _step(self, resource: Resource, name: str, request_hash: str) -> StepSeen:
-        job = self.jobs.get(name)
-        if job is None:
-            return GONE
-        if job.spec.owner.uid != resource.metadata.uid or job.hash != request_hash:
-            return StepSeen(StepState.GONE, Reason.NAME_TAKEN, foreign=True)
-        if job.seen is not None:
-            return job.seen
-        if job.state is StepState.NO_POD and self.blocked:
-            return StepSeen(StepState.NO_POD, Reason.POD_REFUSED, "exceeded quota")
-        if job.state is StepState.PENDING and self._source_text(job.spec) is None:
-            return StepSeen(StepState.PENDING, Reason.SOURCE_MISSING, "configmap not found")
-        return StepSeen(job.state)
 
     # Report and act
 
@@ -474,7 +328,7 @@ class World:
     # Left alone
 
     def settle(self) -> None:
-        """Nothing goes wrong any more; time passes until nothing happens. Raises AssertionError on a hot loop."""
+        """Nothing goes wrong any more; time passes until nothing happens. A hot loop is an AssertionError."""
         self.server.reachable, self.server.locked, self.blocked = True, False, False
         until, quiet_since, rounds = self.now + timedelta(hours=30), self.now, 0
         while self.now < until and self.now - quiet_since < timedelta(hours=2):
@@ -497,6 +351,3 @@ class World:
             if self.version == before:
                 return [w for w in waits if w is not None]
         raise AssertionError("a hot loop: " + ", ".join(map(str, sorted(self.objects))))
-
-
-__all__ = ["KINDS", "Key", "World", "seconds", "state"]
