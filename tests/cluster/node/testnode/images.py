@@ -76,8 +76,6 @@ def _built(name: str, context: Path, base: Path, sources: list[Path]) -> Path:
             "build", "--isolation=chroot", "--pull-never", "--layers", "--format=oci",
             *_certificates(Path(fresh)), f"--tag={name}", f"--file={context / 'Dockerfile'}", context,
         )  # fmt: skip
-        for old in at.IMAGES.glob(f"{short}-*.tar"):
-            old.unlink()
         # Of buildah's archives this kind has uncompressed layers, which takes a fifth of the time.
         _buildah("push", name, f"docker-archive:{fresh}/image.tar:{name}")
         Path(fresh, "image.tar").rename(archive)
@@ -86,10 +84,13 @@ def _built(name: str, context: Path, base: Path, sources: list[Path]) -> Path:
 
 
 def _current(short: str, archive: Path) -> Path:
-    """Notes it for built_last()."""
+    """Notes it for built_last(), and removes its predecessors."""
     link = at.IMAGES / f"{short}.current"
     link.unlink(missing_ok=True)
     link.symlink_to(archive.name)
+    for old in at.IMAGES.glob(f"{short}-*.tar"):
+        if old != archive:
+            old.unlink()
     return archive
 
 

@@ -69,7 +69,7 @@ def remove(work: Path, programs: Path) -> None:
 
 
 def remove_bridge() -> None:
-    if Path(f"/sys/class/net/{at.BRIDGE}").exists():
+    if run("ip", "link", "show", at.BRIDGE, check=False).returncode == 0:
         run("ip", "link", "delete", at.BRIDGE)
 
 

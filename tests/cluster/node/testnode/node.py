@@ -12,7 +12,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from . import configuration, credentials, images, leftovers, needs, oci, programs
+from . import configuration, credentials, images, leftovers, needs, oci, programs, store
 from . import places as at
 from .places import Failure
 from .processes import Processes, run
@@ -81,10 +81,9 @@ class Node:
 
     def import_image(self, archive: Path) -> None:
         """Makes an image archive's images known to the kubelet, once: an archive's name tells its content."""
-        mark = self.work / "imported" / archive.name
-        if not mark.exists():
+        if not store.has(archive):
             self.ctr("images", "import", "--local", archive)
-            mark.touch()
+            store.note(archive)
 
     def kubectl(self, *words: str, input_text: str = "") -> subprocess.CompletedProcess[str]:
         command: tuple[str | Path, ...] = (
@@ -120,7 +119,7 @@ class Node:
         if work.exists() and not (work / _MARK).exists() and any(work.iterdir()):
             raise Failure(f"{work} is not empty and not a folder of this program; choose another by --dir")
         shutil.rmtree(work, ignore_errors=True)
-        for folder in ("logs", "pids", "cni", "imported", f"registries/{at.REGISTRY}", "volumes"):
+        for folder in ("logs", "pids", "cni", f"registries/{at.REGISTRY}", "volumes"):
             (work / folder).mkdir(parents=True)
         (work / _MARK).touch()
         (work / "bin").symlink_to(built)
@@ -131,6 +130,7 @@ class Node:
         (work / "cni" / "10-bridge.conflist").write_text(configuration.network(work))
         (work / "kubelet.json").write_text(configuration.kubelet(work))
 
+        store.attach(work)
         leftovers.make_network(work)
         for name in ("etcd", "containerd", "registry"):
             processes.start(name, *command[name])
@@ -155,8 +155,9 @@ class Node:
         folder = self.work / "pause"
         folder.mkdir()
         shutil.copy2(built / "pause", folder / "pause")
-        archive = self.work / "pause.tar"
-        oci.archive(oci.of_folder(folder, ["/pause"]), at.PAUSE_NAME, archive)
+        image = oci.of_folder(folder, ["/pause"])
+        archive = self.work / f"pause-{image.digest.rpartition(':')[2][:16]}.tar"
+        oci.archive(image, at.PAUSE_NAME, archive)
         self.import_image(archive)
 
     def _import_built(self) -> None:
@@ -242,15 +243,14 @@ class Node:
         (self.work / _COMPLETE).unlink(missing_ok=True)
         self.processes.stop(("kubelet", "kube-proxy", "kube-scheduler", "kube-controller-manager"), 5)
         leftovers.end_containers(self.work)
-        self.processes.stop(self.processes.names(), 5)
+        emptied = self.processes.pid("containerd") is not None and store.empty(self.ctr)
+        self.processes.stop(("containerd",), 10)
+        self.processes.stop(self.processes.names(), 1)  # what they keep is thrown away
+        if emptied:
+            store.detach()
         leftovers.remove(self.work, self.programs)
-        for entry in self.work.iterdir():
-            if entry.name in ("logs", _MARK):
-                continue
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
+        gone = [entry for entry in self.work.iterdir() if entry.name not in ("logs", _MARK)]
+        run("rm", "-rf", "--one-file-system", *gone)
         print(f"down in {time.monotonic() - began:.1f} s; logs are in {self.work / 'logs'}", file=sys.stderr)
 
 
