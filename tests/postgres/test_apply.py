@@ -29,9 +29,9 @@ def test_each_migration_stands_with_its_history_row_its_journal_row_and_its_down
     assert outcome.state == ref.to_state
     assert project.rows() == ["001_users", "002_mail"]
     assert project.database.psql("SELECT id, event, migration, down_sql FROM godwit.journal ORDER BY id") == (
-        "1|Applied|001_users|DROP TABLE users;\n2|Applied|002_mail|\n3|Done||"
+        "1|Claimed||\n2|Applied|001_users|DROP TABLE users;\n3|Applied|002_mail|\n4|Done||"
     )
-    assert outcome.journal_head == 3
+    assert outcome.journal_head == 4
     assert project.database.psql(
         "SELECT value ->> 'environment' FROM godwit.settings WHERE key = 'environment'"
     )
@@ -39,11 +39,11 @@ def test_each_migration_stands_with_its_history_row_its_journal_row_and_its_down
     assert project.database.psql("SELECT count(*) FROM godwit.settings WHERE key = 'activeOperation'") == "0"
 
 
-def test_a_failure_in_the_first_migration_leaves_nothing_at_all(project):
+def test_a_failure_in_the_first_migration_leaves_nothing_but_the_claim(project):
     project.database.psql("CREATE TABLE other (id int); INSERT INTO other VALUES (1);")
     project.database.psql("CREATE SCHEMA app")
     project.uri += "?schema=app"
-    before = project.database.dump(without=())
+    before = project.database.dump()
     project.write("001_users", f"{USERS}\n\nINSERT INTO users\n  VALUES (1, 'a'), (1, 'b');")
     failure, outcome = failure_of(project.apply)
     assert failure.reason is Reason.MIGRATION_FAILED
@@ -53,13 +53,13 @@ def test_a_failure_in_the_first_migration_leaves_nothing_at_all(project):
     assert "'a'" not in failure.message
     assert "(id)=(1)" not in failure.model_dump_json()
     assert "nothing of it is left" in failure.standing
-    assert (outcome.applied, outcome.total, outcome.partial, outcome.journal_head) == (0, 1, "", 0)
+    assert (outcome.applied, outcome.total, outcome.partial, outcome.journal_head) == (0, 1, "", 1)
     assert [(r.rung.value, r.possible, r.taken) for r in outcome.rungs] == [
         ("Transaction", True, True),
         ("Undo", False, False),
         ("Down", False, False),
     ]
-    assert project.database.dump(without=()) == before
+    assert project.database.dump() == before
 
 
 def test_the_third_of_five_fails_the_first_two_stay_and_a_corrected_source_goes_on(project):
@@ -71,11 +71,11 @@ def test_the_third_of_five_fails_the_first_two_stay_and_a_corrected_source_goes_
     failure, outcome = failure_of(project.apply)
     assert (failure.reason, failure.migration, failure.line) == (Reason.MIGRATION_FAILED, "003_bad", 3)
     assert (outcome.applied, outcome.total, outcome.current) == (2, 5, "002_mail")
-    assert outcome.journal_head == 2
+    assert outcome.journal_head == 3
     assert [(r.rung.value, r.possible) for r in outcome.rungs][-1] == ("Down", True)
     assert project.rows() == ["001_users", "002_mail"]
     project.write("003_bad", "ALTER TABLE users ADD x int DEFAULT 1;")
-    outcome = project.apply("u2", expected_journal=2)
+    outcome = project.apply("u2", expected_journal=3)
     assert (outcome.applied, outcome.current) == (3, "005_last")
 
 
@@ -83,10 +83,10 @@ def test_a_repeated_request_returns_the_recorded_outcome_and_does_nothing(projec
     project.write("001_users", USERS)
     ref = project.plan()
     first = project.apply(plan=ref, expected_journal=0)
-    before = project.database.dump(without=())
+    before = project.database.dump()
     again = project.apply(plan=ref, expected_journal=0, attempt=2)
     assert again == first
-    assert project.database.dump(without=()) == before
+    assert project.database.dump() == before
 
 
 def test_a_late_attempt_of_an_ended_run_is_refused(project):
@@ -98,6 +98,29 @@ def test_a_late_attempt_of_an_ended_run_is_refused(project):
     late = datetime.now(UTC) - timedelta(seconds=1)
     failure, _ = failure_of(lambda: project.apply("u0", plan=ref, not_after=late))
     assert failure.reason is Reason.TOO_LATE
+
+
+def test_an_attempt_that_a_later_one_has_overtaken_is_refused(project):
+    """The later one failed and left nothing else behind: what it failed on may be gone by now."""
+    project.write(
+        "001_users", f"{USERS}\nSELECT 1 / count(*) FROM pg_stat_activity WHERE application_name = 'x';"
+    )
+    ref = project.plan()
+    failure, _ = failure_of(lambda: project.apply("u1", plan=ref, attempt=2))
+    assert failure.reason is Reason.MIGRATION_FAILED
+    failure, _ = failure_of(lambda: project.apply("u1", plan=ref, attempt=1))
+    assert failure.reason is Reason.TOO_LATE
+    assert "Attempt 2" in failure.message
+    assert project.database.psql("SELECT to_regclass('_prisma_migrations') IS NULL") == "t"
+
+
+def test_an_operation_that_planned_before_another_began_is_refused(project):
+    """The other one failed without applying anything; its plan was made of the same history."""
+    project.write("001_users", f"{USERS}\nSELECT 1 / 0;")
+    ref = project.plan()
+    failure_of(lambda: project.apply("u2", plan=ref, expected_journal=0))
+    failure, _ = failure_of(lambda: project.apply("u1", plan=ref, expected_journal=0))
+    assert failure.reason is Reason.STATE_MOVED
 
 
 def test_a_history_that_another_tool_changed_is_refused(project):
@@ -119,10 +142,8 @@ def test_a_source_that_was_edited_since_the_plan_is_refused(project):
     project.write("001_users", USERS + " -- edited")
     failure, _ = failure_of(lambda: project.apply(plan=ref))
     assert failure.reason is Reason.PLAN_CHANGED
-    assert (
-        project.database.psql("SELECT count(*) FROM pg_tables WHERE schemaname IN ('public', 'godwit')")
-        == "0"
-    )
+    assert project.database.psql("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == "0"
+    assert project.database.psql("SELECT event FROM godwit.journal") == "Claimed"
 
 
 def test_begin_and_commit_around_a_file_are_taken_off(project):
@@ -175,12 +196,12 @@ def test_a_deferred_constraint_fails_before_anything_is_recorded(project):
     ids=["as every pg_dump begins", "SET search_path", "SET ROLE"],
 )
 def test_a_file_that_changes_the_session_for_good_is_rolled_back(project, sql, line):
-    before = project.database.dump(without=())
+    before = project.database.dump()
     project.write("001_session", sql)
     failure, _ = failure_of(project.apply)
     assert (failure.reason, failure.migration, failure.line) == (Reason.SESSION_CHANGED, "001_session", line)
     assert "SET LOCAL" in failure.hint
-    assert project.database.dump(without=()) == before
+    assert project.database.dump() == before
 
 
 def test_set_local_is_fine_and_other_settings_are_set_right_again(project):
@@ -238,12 +259,12 @@ def test_checks_are_asked_before_the_commit_of_the_last_migration(project):
 )
 def test_a_check_that_is_not_one_true_value_keeps_the_migration_out(project, sql, why):
     project.write("001_users", USERS + " INSERT INTO users VALUES (1, 'a');")
-    before = project.database.dump(without=())
+    before = project.database.dump()
     policy = project.policy(checks=(SqlCheck(name="c", sql=sql, timeout_ms=200),))
     failure, _ = failure_of(lambda: project.apply(policy=policy))
     assert failure.reason is Reason.CHECK_FAILED
     assert why in failure.message
-    assert project.database.dump(without=()) == before
+    assert project.database.dump() == before
 
 
 def test_verify_after_commit_touches_nothing(project):
@@ -262,14 +283,14 @@ def test_verify_after_commit_touches_nothing(project):
 def test_locks_held_for_too_long_are_given_back_and_nothing_is_kept(project):
     project.write("001_users", USERS)
     project.deploy()
-    before = project.database.dump(without=())
+    before = project.database.dump()
     project.write("002_slow", "ALTER TABLE users ADD x int; SELECT pg_sleep(20);")
     began = time.monotonic()
     failure, outcome = failure_of(lambda: project.apply("u2", policy=project.policy(max_lock_hold_ms=300)))
     assert time.monotonic() - began < 5
     assert (failure.reason, failure.migration, outcome.applied) == (Reason.LOCK_HOLD_EXCEEDED, "002_slow", 0)
     assert "AccessExclusiveLock on users" in failure.message
-    assert project.database.dump(without=()) == before
+    assert project.database.dump() == before
 
 
 def test_locks_on_tables_that_the_migration_made_itself_do_not_count(project):

@@ -144,7 +144,7 @@ def test_killed_while_an_index_is_built_the_invalid_one_is_dropped_and_built_aga
     assert outcome.failure is None
     assert project.database.psql(INVALID) == "0"
     assert project.database.psql(EVENTS).split() == [
-        "Started", "Sent", "Undone", "Sent", "Statement", "Applied", "Done",
+        "Claimed", "Started", "Sent", "Claimed", "Undone", "Sent", "Statement", "Applied", "Done",
     ]  # fmt: skip
 
 

@@ -50,7 +50,12 @@ class Actor:
         match effect:
             case StartStep(spec):
                 self._slots.enter(spec.namespace, spec.job)
-                await cluster.start_step(spec)
+                try:
+                    await cluster.start_step(spec)
+                except RefusedError as error:
+                    self._slots.leave(spec.namespace, spec.job)
+                    text = f"The API server refused the Job {spec.job}: {error}"
+                    raise NotDoneError(Failure(reason=Reason.POD_REFUSED, message=text)) from error
             case DeleteStep(namespace, job):
                 await cluster.delete_step(namespace, job)
                 self._slots.leave(namespace, job)

@@ -27,7 +27,7 @@ def subjects(manifest: dict[str, Any]) -> tuple[set[Key], set[Key]]:
             if manifest.get("status", {}).get("released"):
                 return set(), {key(MIGRATION, spec["migrationRef"]["name"])}
             told = {key(MIGRATION, spec["migrationRef"]["name"]), key(DATABASE, database)}
-            return {key(DATABASE, database)}, told
+            return {key(DATABASE, database), key(MIGRATION, spec["migrationRef"]["name"])}, told
         case "DatabaseBackup":
             told = {key(DATABASE, database), *({key(RUN, order)} if order else ())}
             done = bool(manifest.get("status", {}).get("verified"))

@@ -40,6 +40,7 @@ def apply_verb(ctx: StepContext, verb: ApplyInput) -> ApplyOutcome:
             head = journal.head(session)
             return ApplyOutcome.model_validate(done).model_copy(update={"journal_head": head})
         check_fence(ctx, session)
+        ownership.take_turn(session, ctx.request, verb.verb)
         ownership.claim(session, ctx.request)
         applying = _Applying(ctx, session, verb)
         try:

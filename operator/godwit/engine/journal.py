@@ -29,6 +29,8 @@ SCHEMA: Final = "godwit"
 class Event(StrEnum):
     """What a row tells about. `Done` carries the outcome of a verb that ended well."""
 
+    CLAIMED = "Claimed"
+    """An attempt of a writing step has its turn: earlier ones, and who planned before, come too late."""
     STARTED = "Started"
     """A file that runs outside a transaction began; `detail.row` is its history row."""
     SENT = "Sent"

@@ -14,6 +14,7 @@ from godwit.contract.reasons import Reason
 from godwit.contract.request import StepRequest
 from godwit.engine import journal
 from godwit.engine.errors import StepFailed, fail
+from godwit.engine.journal import Event
 from godwit.engine.session import Session
 
 _CLAIM_GAP_S: Final = 120
@@ -49,6 +50,31 @@ def claim(session: Session, request: StepRequest, *, seconds: int = _CLAIM_GAP_S
             "ON CONFLICT (key) DO UPDATE SET value = excluded.value, at = clock_timestamp()",
             {"operation": request.operation, "object": str(request.object), "seconds": seconds},
         )
+
+
+def take_turn(session: Session, request: StepRequest, verb: str) -> None:
+    """Write into the journal that this attempt has its turn, before anything else is written.
+
+    An attempt that was given up and wakes up later finds a later one's row, and refuses. So does a step of
+    another operation that was planned before: its expected row is not the last one any more. Makes the
+    journal where there is none. Raises StepFailed(TooLate, JournalForbidden).
+    """
+    with journal.atomic(session):
+        journal.ensure(session)
+        mine = (str(request.object), request.step)
+        turns = [
+            entry.attempt
+            for entry in journal.entries_of(session, request.operation)
+            if entry.event is Event.CLAIMED and (entry.object, entry.step) == mine
+        ]
+        if turns and max(turns) > request.attempt:
+            raise fail(
+                Reason.TOO_LATE,
+                f"Attempt {max(turns)} of this step has begun; this is attempt {request.attempt}.",
+                standing="Nothing was changed by this attempt.",
+            )
+        if request.attempt not in turns:
+            journal.append(session, request, Event.CLAIMED, verb=verb)
 
 
 def release(session: Session, operation: str) -> None:

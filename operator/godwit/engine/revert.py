@@ -42,6 +42,7 @@ def revert_verb(ctx: StepContext, verb: RevertInput) -> RevertOutcome:
             head = journal.head(session)
             return RevertOutcome.model_validate(done).model_copy(update={"journal_head": head})
         check_fence(ctx, session)
+        ownership.take_turn(session, ctx.request, verb.verb)
         ownership.claim(session, ctx.request)
         reverting = _Reverting(ctx, session, verb)
         try:
