@@ -1,6 +1,7 @@
 """Deleting objects, and starting over on a database that Godwit has been at: no data touched, nothing run
 twice."""
 
+import pytest
 from scenarios.stage import Play, Stage, eventually
 
 ONE, TWO = "20260101000000_one", "20260102000000_two"
@@ -20,7 +21,7 @@ async def test_deleting_the_migration_keeps_data_and_backups(stage: Stage, play:
 
     await eventually(lambda: stage.get("DatabaseMigration", "shop"), lambda m: m is None)
     await eventually(lambda: stage.all("MigrationRun"), lambda found: not found)
-    assert [b["metadata"]["name"] for b in await stage.all("DatabaseBackup")] == ["shop-1-backup"]
+    assert [b["spec"]["order"]["run"]["name"] for b in await stage.all("DatabaseBackup")] == ["shop-1"]
     assert stage.store.dump() == before
     assert await stage.backup_files() == files
 
@@ -34,7 +35,7 @@ async def test_deleting_the_migration_during_its_run_lets_the_run_finish(stage: 
     async with play.locked("a"):
         waits = ("LOCK TABLE a;\nCREATE TABLE b (id int);", "DROP TABLE b;")
         await play.source("files", {**FILES, TWO: waits})
-        await play.step_running("shop-2-backup", "backup")
+        await play.backup_running("shop-2")
         await stage.delete("DatabaseMigration", "shop")
     await eventually(lambda: stage.get("DatabaseMigration", "shop"), lambda m: m is None)
 
@@ -53,6 +54,7 @@ async def test_a_backup_under_delete_takes_its_file_along_and_under_retain_it_do
     await play.up_to_date()
     await play.settled()
     kept = await stage.backup_files()
+    (made,) = await stage.all("DatabaseBackup")
     ours = play._manifest(
         "DatabaseBackup", "mine", {"databaseRef": {"name": "shop"}, "deletionPolicy": "Delete"}
     )
@@ -61,12 +63,13 @@ async def test_a_backup_under_delete_takes_its_file_along_and_under_retain_it_do
     assert len(await stage.backup_files()) > len(kept)
 
     await stage.delete("DatabaseBackup", "mine")
-    await stage.delete("DatabaseBackup", "shop-1-backup")
+    await stage.delete("DatabaseBackup", made["metadata"]["name"])
 
     await eventually(lambda: stage.all("DatabaseBackup"), lambda found: not found)
     assert await stage.backup_files() == kept
 
 
+@pytest.mark.cluster_wide  # the rights of a Role end with its namespace
 async def test_deleting_the_namespace_hangs_nowhere(stage: Stage, play: Play) -> None:
     await play.source("files", FILES)
     await play.database()
@@ -75,7 +78,7 @@ async def test_deleting_the_namespace_hangs_nowhere(stage: Stage, play: Play) ->
     await play.settled()
     async with play.locked("a"):
         await play.source("files", MORE)
-        await play.step_running("shop-2-backup", "backup")
+        await play.backup_running("shop-2")
         await stage.delete("Namespace", stage.namespace)
         await eventually(lambda: stage.all("DatabaseMigration"), lambda found: not found, 90)
         await eventually(lambda: stage.all("PostgresDatabase"), lambda found: not found, 90)

@@ -159,8 +159,7 @@ async def test_a_half_done_file_with_consent_is_restored(stage: Stage, play: Pla
     assert run["status"]["outcome"] == "Restored"
     assert stage.store.dump() == before
     assert [r["rung"] for r in run["status"]["rungs"] if r["taken"]] == ["Restore"]
-    restore = await stage.get("DatabaseRestore", "shop-2-restore")
-    assert restore is not None
+    (restore,) = await stage.all("DatabaseRestore")
     assert restore["status"]["oldDatabase"] in stage.store.psql("SELECT datname FROM pg_database")
     # What the restore took away is held until somebody changes something.
     await play.settled()

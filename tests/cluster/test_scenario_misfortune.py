@@ -64,6 +64,7 @@ async def first_applied(play: Play) -> str:
 
 async def ended_well(play: Play) -> None:
     """All applied, each exactly once, nothing left over."""
+    await eventually(play.histories, lambda names: THREE in names, 150, "not all is applied")
     await play.up_to_date(seconds=150)
     await play.settled()
     assert play.applied() == [ZERO, ONE, TWO, THREE]
@@ -83,7 +84,7 @@ async def test_during_plan(stage: Stage, play: Play, begun: None, blow: Blow) ->
 async def test_during_backup(stage: Stage, play: Play, begun: None, blow: Blow) -> None:
     async with play.locked("gate"):
         await play.source("files", {ZERO: GATE, **FILES})
-        job = await play.step_running("shop-2-backup", "backup")
+        job = await play.backup_running("shop-2")
         await blow(stage, job)
     await ended_well(play)
 
@@ -100,14 +101,17 @@ async def test_the_operator_dies_between_every_two_steps(stage: Stage, play: Pla
     await stage.crash_operator()
     await play.source("files", {ZERO: GATE, **FILES})
     seen: set[str] = set()
-    for _ in range(40):
+    while THREE not in play.applied():
         await stage.start_operator()
-        jobs = set(await stage.jobs())
-        await eventually(stage.jobs, lambda now, had=jobs: set(now) != had or not now, 10)
-        seen |= set(await stage.jobs())
+        new = await eventually(
+            stage.jobs,
+            lambda now, had=seen: set(now) - had or THREE in play.applied(),
+            60,
+            "no step is started",
+        )
         await stage.crash_operator()
-        if play.applied() == [ZERO, ONE, TWO, THREE]:
-            break
+        assert not set(new) <= seen or THREE in play.applied()
+        seen = seen | set(new)
     await stage.start_operator()
     await ended_well(play)
 
@@ -116,7 +120,7 @@ async def test_postgresql_stops_and_starts_during_apply(stage: Stage, play: Play
     async with play.locked("gate", "ROW EXCLUSIVE"):
         await first_applied(play)
         await stage.stop_server()
-    await stage.start_server()
+        await stage.start_server()
     await ended_well(play)
 
 

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -245,6 +246,17 @@ class Play:
         )
         return next(n for n in found if n.startswith(f"{object_name}-{step}-"))
 
+    async def backup_running(self, run: str, seconds: float = 60) -> str:
+        """Name of the Job of a run's backup, once there is one."""
+        found = await eventually(
+            lambda: self.stage.get("MigrationRun", run),
+            lambda m: (m or {}).get("status", {}).get("backup"),
+            seconds,
+            f"{run} has ordered no backup",
+        )
+        assert found is not None
+        return await self.step_running(found["status"]["backup"], "backup", seconds)
+
     async def settled(self, seconds: float = 60) -> None:
         """Until no Job is left and nobody holds the database."""
         await eventually(self.stage.jobs, lambda names: not names, seconds, "Jobs are left")
@@ -268,7 +280,8 @@ class Play:
         async with await psycopg.AsyncConnection.connect(self.stage.store.uri) as connection:
             await connection.execute(f"LOCK TABLE {table} IN {mode} MODE")
             yield
-            await connection.rollback()
+            with contextlib.suppress(psycopg.OperationalError):  # the server may have gone meanwhile
+                await connection.rollback()
 
     async def histories(self) -> list[str]:
         """`applied`, for `eventually`."""
