@@ -135,3 +135,68 @@ async def test_job_and_pod_are_gone_and_the_operator_comes_back_late(
     await stage.delete_job(job)
     await stage.start_operator()
     await ended_well(play)
+
+
+@pytest.mark.parametrize("blow", BLOWS)
+async def test_during_verify(stage: Stage, play: Play, begun: None, blow: Blow) -> None:
+    """The check waits for a lock that somebody else holds, after everything is committed."""
+    waits = "SELECT pg_advisory_xact_lock_shared(42) IS NOT NULL"
+    check = {"name": "waits", "sql": waits, "when": "AfterCommit", "timeout": "2m"}
+    async with play.locked("gate", "ROW EXCLUSIVE") as other:
+        await other.execute("SELECT pg_advisory_xact_lock(42)")
+        await play.migration(verify={"checks": [check]})
+        await play.source("files", {ZERO: GATE, ONE: FILES[ONE], THREE: FILES[THREE]})
+        await eventually(play.histories, lambda names: THREE in names, 90, "not all is applied")
+        await blow(stage, await play.step_running("shop-2", "apply"))
+    await play.up_to_date(seconds=150)
+    await play.settled()
+    assert play.applied() == [ZERO, ONE, THREE]
+    assert stage.store.psql("SELECT what FROM log ORDER BY at").split() == ["one", "three"]
+    assert await play.runs() == ["shop-1", "shop-2"]
+
+
+@pytest.mark.parametrize("blow", BLOWS)
+async def test_during_restore(stage: Stage, play: Play, begun: None, blow: Blow) -> None:
+    """A half-done file whose database has consented; the restore is struck as soon as it has begun."""
+    await play.database(rollback={"automaticRestore": True, "acceptDataLoss": True})
+    before = stage.store.dump()
+    half = "-- godwit: no-transaction\nINSERT INTO log (what) VALUES ('half');\nVACUUM log;\nSELECT 1 / 0;"
+    await play.source("files", {ZERO: GATE, ONE: half})
+    restore = await eventually(lambda: stage.all("DatabaseRestore"), lambda found: found, 90, "no restore")
+    await blow(stage, await play.step_running(restore[0]["metadata"]["name"], "restore"))
+
+    await play.stalled("PartiallyApplied", seconds=150)
+    await play.settled()
+    run = await stage.get("MigrationRun", "shop-2")
+    assert run is not None
+    assert run["status"]["outcome"] == "Restored"
+    assert stage.store.dump() == before
+
+
+async def test_an_attempt_that_wakes_up_after_its_run_has_ended_changes_nothing(
+    stage: Stage, play: Play, begun: None
+) -> None:
+    """What it failed on is mended by then: it would succeed."""
+    needs = {ONE: ("INSERT INTO log (what) VALUES ('one');\nINSERT INTO later VALUES (1);", "SELECT 1;")}
+    await play.source("files", {ZERO: GATE, **needs})
+    wake = await stage.lose_next_apply()
+    await play.stalled("MigrationFailed", says="later", seconds=120)
+    await play.settled()
+    stage.store.psql("CREATE TABLE later (id int)")
+    before = stage.store.dump()
+
+    await wake()
+
+    assert stage.store.dump() == before
+    assert play.applied() == [ZERO]
+
+
+async def test_an_attempt_that_goes_on_without_its_job_is_not_repeated(
+    stage: Stage, play: Play, begun: None
+) -> None:
+    """Its Job is gone, its process is not: the next attempt waits for the lock, and finds everything done."""
+    async with play.locked("gate", "ROW EXCLUSIVE"):
+        job = await first_applied(play)
+        await stage.orphan_job(job)
+        await play.step_running("shop-2", "apply")
+    await ended_well(play)

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from godwit.cluster.local import LocalCluster
 from godwit.cluster.port import Manifest
 from godwit.controller.local import LocalEvents
 from godwit.controller.loop import Controller
-from scenarios.stage import LOCK, Files, Store
+from scenarios.stage import LOCK, Files, Store, eventually
 
 QUOTA = 'pods "x" is forbidden: exceeded quota: no-pods, requested: pods=1, used: pods=0, limited: pods=0'
 
@@ -75,6 +75,25 @@ class LocalStage:
 
     async def delete_job(self, job: str) -> None:
         await self.cluster.delete_step(self.namespace, job)
+
+    async def orphan_job(self, job: str) -> None:
+        self.cluster.lose(self.namespace, job)
+
+    async def lose_next_apply(self) -> Callable[[], Awaitable[None]]:
+        delay = self.cluster.delay_steps(
+            lambda spec: (spec.request.step, spec.request.attempt) == ("apply", 1)
+        )
+        names = await eventually(self.jobs, lambda found: [n for n in found if "-apply-" in n])
+        self.cluster.lose(self.namespace, next(n for n in names if "-apply-" in n))
+        lost = self.cluster._steps._lost[-1]
+
+        async def wake() -> None:
+            delay.release()
+            assert lost.task is not None
+            await lost.task
+            assert lost.seen.outcome is not None
+
+        return wake
 
     async def crash_operator(self) -> None:
         """Every task of the controller is cut off where it stands."""

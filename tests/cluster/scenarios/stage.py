@@ -87,6 +87,18 @@ class Stage(Protocol):
         """Delete a Job and its pod."""
         ...
 
+    async def orphan_job(self, job: str) -> None:
+        """Delete a Job and leave its pod running."""
+        ...
+
+    async def lose_next_apply(self) -> Callable[[], Awaitable[None]]:
+        """Let the next Apply lose its Job before it has done anything, its process kept asleep.
+
+        To be awaited when that Apply is about to be started. Returns what wakes the process and
+        waits for its end.
+        """
+        ...
+
     async def crash_operator(self) -> None:
         """SIGKILL for the operator; it stays down."""
         ...
@@ -272,14 +284,16 @@ class Play:
         return [m["metadata"]["name"] for m in await self.stage.all("MigrationRun")]
 
     @asynccontextmanager
-    async def locked(self, table: str, mode: str = "ACCESS EXCLUSIVE") -> AsyncIterator[None]:
+    async def locked(
+        self, table: str, mode: str = "ACCESS EXCLUSIVE"
+    ) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
         """Somebody else's transaction that holds a lock for the length of the context.
 
         ACCESS EXCLUSIVE keeps everybody out, pg_dump too; ROW EXCLUSIVE only those who lock the table.
         """
         async with await psycopg.AsyncConnection.connect(self.stage.store.uri) as connection:
             await connection.execute(f"LOCK TABLE {table} IN {mode} MODE")
-            yield
+            yield connection
             with contextlib.suppress(psycopg.OperationalError):  # the server may have gone meanwhile
                 await connection.rollback()
 
