@@ -10,8 +10,9 @@ from typing import Any, NoReturn
 import structlog
 
 from godwit.api.common import API_VERSION, FINALIZER
+from godwit.api.kinds import KINDS
 from godwit.cluster.jobs import CONTAINER, STEP_LABELS, STEP_SELECTOR, build_job
-from godwit.cluster.observation import foreign, is_ours, last_document, newest, step_seen, subject
+from godwit.cluster.observation import HARMLESS, foreign, is_ours, last_document, newest, step_seen, subject
 from godwit.cluster.port import ConflictError, GoneError, RefusedError, UnavailableError
 from godwit.cluster.rest import (
     APPLY_PATCH,
@@ -60,6 +61,14 @@ class KubernetesCluster:
     async def close(self) -> None:
         """Close the connections."""
         await self._rest.close()
+
+    async def serves_our_kinds(self) -> bool:
+        """Whether the API server knows all five kinds: their CRDs are installed. Any login may ask."""
+        try:
+            found = await self._rest.call("GET", f"/apis/{API_VERSION}")
+        except AnswerError:
+            return False
+        return {kind.PLURAL for kind in KINDS.values()} <= {r["name"] for r in found["resources"]}
 
     async def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
         """See Cluster.get."""
@@ -251,10 +260,11 @@ class KubernetesCluster:
         return [{**type_of(kind), **item} for item in answer["items"]]
 
     async def _last_warning(self, namespace: str, uid: str) -> str:
-        """Message of the last Warning event about that object; empty where there is none."""
-        events = await self._select(
+        """Message of the last Warning event about that object that matters; empty where there is none."""
+        found = await self._select(
             "CoreEvent", namespace, fieldSelector=f"involvedObject.uid={uid},type=Warning"
         )
+        events = [event for event in found if event.get("reason") not in HARMLESS]
 
         def when(event: Manifest) -> str:
             return event.get("lastTimestamp") or event.get("eventTime") or ""

@@ -30,6 +30,8 @@ _IMAGE = frozenset(
 )
 """Reasons that the kubelet gives to a container whose image, or image volume, it cannot have
 (k8s.io/kubernetes pkg/kubelet/images/types.go)."""
+HARMLESS = frozenset({"MissingClusterDNS", "DNSConfigForming"})
+"""Reasons of the kubelet's warnings that hold no pod back (k8s.io/kubernetes pkg/kubelet/network/dns)."""
 _SECRET = re.compile(r"\bsecrets? \S+ not found|\bin Secret\b|couldn't find key", re.IGNORECASE)
 _CONFIG_MAP = re.compile(r"\bconfigmaps? \S+ not found|references non-existent config key", re.IGNORECASE)
 _MESSAGE_LIMIT = 500

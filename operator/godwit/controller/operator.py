@@ -10,11 +10,15 @@ import structlog
 
 from godwit.cluster.kubernetes import KubernetesCluster
 from godwit.cluster.lease import lead
+from godwit.cluster.port import UnavailableError
 from godwit.controller import handlers
 from godwit.controller.health import probes
 from godwit.controller.loop import Controller
 
 log = structlog.get_logger("godwit.operator")
+
+CRD_RETRY = 2.0
+"""Seconds between two looks for the CRDs."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ async def _serve(cluster: KubernetesCluster, options: Options, stop: asyncio.Eve
 
     async def work() -> None:
         log.info("lease taken", lease=options.lease_name, namespace=options.lease_namespace)
+        await _until_served(cluster)
         watching = handlers.watch(
             controller, kubeconfig=options.kubeconfig, namespaces=options.namespaces, stop=stop, ready=ready
         )
@@ -85,6 +90,22 @@ async def _serve(cluster: KubernetesCluster, options: Options, stop: asyncio.Eve
     for why in failed:
         log.error("ended early", why=why)
     return 1 if failed else 0
+
+
+async def _until_served(cluster: KubernetesCluster) -> None:
+    """Wait for the CRDs, which may be installed after the operator: kopf would watch nothing."""
+    told = False
+    while True:
+        try:
+            if await cluster.serves_our_kinds():
+                return
+            why = "the CRDs are not installed"
+        except UnavailableError as error:
+            why = str(error)
+        if not told:
+            log.warning("waiting", why=why)
+            told = True
+        await asyncio.sleep(CRD_RETRY)
 
 
 def configure_logging() -> None:
