@@ -98,13 +98,29 @@ _numbers = count(1)
 
 
 @pytest.fixture
-def database(postgres_server: EmbeddedPostgres, request: pytest.FixtureRequest) -> Iterator[Database]:
-    """A fresh, empty database, named by the test and a number; dropped afterwards, also while in use."""
+def database_on(request: pytest.FixtureRequest) -> Iterator[Callable[..., Database]]:
+    """Make a fresh, empty database on a server, named by the test and a number.
+
+    Dropped afterwards, also while in use.
+    """
     label = re.sub(r"\W+", "_", request.node.name.lower()).strip("_")[:40]
-    fresh = Database(postgres_server, f"{label}_{next(_numbers)}")
-    postgres_server.create_database(fresh.name)
-    yield fresh
-    postgres_server.drop_database(fresh.name)
+    made: list[Database] = []
+
+    def make(server: EmbeddedPostgres) -> Database:
+        fresh = Database(server, f"{label}_{next(_numbers)}")
+        server.create_database(fresh.name)
+        made.append(fresh)
+        return fresh
+
+    yield make
+    for fresh in made:
+        fresh.server.drop_database(fresh.name)
+
+
+@pytest.fixture
+def database(postgres_server: EmbeddedPostgres, database_on: Callable[..., Database]) -> Database:
+    """A fresh, empty database of the session's server."""
+    return database_on(postgres_server)
 
 
 @pytest.fixture

@@ -8,13 +8,16 @@ A person's current context is never used. Whatever is missing is an error that s
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 from conformance.bed import Bed
 from conformance.kubernetes import CHART, Node, kubernetes_bed
 from conformance.local import local_bed
+from scenarios.kubernetes import KubernetesStage
+from scenarios.kubernetes import kubernetes_stage as open_kubernetes_stage
+from scenarios.kubernetes_server import ServerPod, server_pod
 from scenarios.local import LocalStage
 from scenarios.local import local_stage as open_local_stage
 from scenarios.stage import Play, Stage, Store
@@ -121,4 +124,28 @@ async def local_stage(
 ) -> AsyncIterator[LocalStage]:
     """The operator on the local cluster, and a fresh database of the embedded server."""
     async with open_local_stage(postgres_server, database, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def server_on_node(node: Node) -> Iterator[ServerPod]:
+    """PostgreSQL in a pod of the real cluster."""
+    with server_pod(node) as server:
+        yield server
+
+
+@pytest.fixture
+async def kubernetes_stage(
+    node: Node,
+    server_on_node: ServerPod,
+    database_on: Callable[..., Store],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> AsyncIterator[KubernetesStage]:
+    """The operator on the real cluster, and a fresh database of the server in its pod."""
+    cluster_wide = request.node.get_closest_marker("cluster_wide") is not None
+    store = database_on(server_on_node)
+    async with open_kubernetes_stage(
+        node, server_on_node, store, tmp_path, cluster_wide=cluster_wide
+    ) as made:
         yield made

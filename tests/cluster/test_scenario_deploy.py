@@ -45,9 +45,9 @@ async def test_first_deploy_of_the_sample_migrations(stage: Stage, play: Play) -
     reasons = [reason for _, reason, _ in await stage.events("MigrationRun", "shop-1")]
     assert reasons[-1] == "Succeeded"
     await play.settled()
-    released = await stage.get("MigrationRun", "shop-1")
-    assert released is not None
-    assert "finalizers" not in released["metadata"] or not released["metadata"]["finalizers"]
+    await eventually(
+        lambda: stage.get("MigrationRun", "shop-1"), lambda m: m and not m["metadata"].get("finalizers")
+    )
 
 
 async def test_first_deploy_from_an_image_by_digest(stage: Stage, play: Play) -> None:
