@@ -184,6 +184,7 @@ class Resource(ApiModel):
     SHORT: ClassVar[str]
     api_version: str = API_VERSION
     metadata: Metadata
+    status: Status = Status()
 
     @property
     def ref(self) -> ObjectRef:
