@@ -8,7 +8,7 @@ import pytest
 from godwit.contract.environment import DATABASE_URI_VAR
 from godwit.contract.outcome import PlanOutcome
 from godwit.contract.policy import Environment, Policy
-from godwit.contract.reasons import Reason
+from godwit.contract.reasons import CATALOGUE, Kind, Reason
 from godwit.contract.request import Connection, Direction, Format, PlanInput
 from godwit.engine import journal, ownership
 from godwit.engine.errors import StepFailed
@@ -112,3 +112,13 @@ def test_a_history_that_may_not_be_read_is_a_missing_right(database, role):
         plan(database.uri_as(role("stranger")))
     assert raised.value.failure.reason is Reason.PERMISSION_DENIED
     assert "_prisma_migrations" in raised.value.failure.message
+
+
+def test_a_history_that_somebody_locks_is_waited_for(database):
+    apply_samples(database, 1)
+    with psycopg.connect(database.uri) as other:
+        other.execute("LOCK TABLE _prisma_migrations")
+        with pytest.raises(StepFailed) as raised:
+            plan(database.uri)
+    assert raised.value.failure.reason is Reason.TABLE_LOCKED
+    assert CATALOGUE[Reason.TABLE_LOCKED].kind is Kind.WAITING

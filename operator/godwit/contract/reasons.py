@@ -91,6 +91,7 @@ class Reason(StrEnum):
     STATE_MOVED = "StateMoved"
     TOO_LATE = "TooLate"
     LOCK_HELD = "LockHeld"
+    TABLE_LOCKED = "TableLocked"
     LOCK_BUDGET_EXCEEDED = "LockBudgetExceeded"
     LOCK_HOLD_EXCEEDED = "LockHoldExceeded"
     LOCK_WAITERS = "LockWaiters"
@@ -200,6 +201,7 @@ CATALOGUE: dict[Reason, Advice] = {
     Reason.STATE_MOVED: _w("Somebody else changed the database since the plan.", "Nothing: it is planned again."),
     Reason.TOO_LATE: _w("The step came later than it was allowed to.", "Nothing: it is started again with a new time, or a new backup."),
     Reason.LOCK_HELD: _w("Another migrator holds the migration lock.", "Wait for it; the message names its process."),
+    Reason.TABLE_LOCKED: _w("Another session locks a table that has to be read.", "Wait for it, or end the session that holds the lock (`pg_locks`)."),
     Reason.LOCK_BUDGET_EXCEEDED: _t("Busy locks used up the lock budget.", "End the sessions that the message names, then annotate `godwit.dev/requested-at`."),
     Reason.LOCK_HOLD_EXCEEDED: _t("A migration would have held its locks for longer than `maxLockHold`; it was rolled back.", "Use the safe way (NOT VALID, CONCURRENTLY, batches) or raise `maxLockHold`."),
     Reason.LOCK_WAITERS: _t("Sessions of others wait on the migration lock and would deadlock with CONCURRENTLY.", "End the sessions that the message names."),

@@ -156,7 +156,10 @@ def plan_verb(session: Session, source: Source, verb: PlanInput) -> tuple[PlanOu
     try:
         plan = plan_of(session, source, policy=verb.policy, target=verb.target or LATEST)
     except psycopg.Error as exc:
-        raise from_postgres(exc, default=Reason.PERMISSION_DENIED, standing="Nothing was changed.") from None
+        # Somebody's lock on the history or the journal ends by itself: that is no reason to give up.
+        locked = exc.sqlstate == "55P03"  # lock_not_available: the session's lock_timeout
+        reason = Reason.TABLE_LOCKED if locked else Reason.PERMISSION_DENIED
+        raise from_postgres(exc, default=reason, standing="Nothing was changed.") from None
     document = _document(plan)
     refusal = plan.refusal
     if refusal is None:
