@@ -11,7 +11,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from godwit.cluster.jobs import STORE_GROUP
 from godwit.cluster.observation import HARMLESS
 from godwit.cluster.port import Manifest, RefusedError
 from godwit.cluster.rest import APPLY_PATCH, AnswerError, Rest, path_of
+from godwit.contract.outcome import StepOutcome
 from scenarios.kubernetes_server import ServerPod
 from scenarios.stage import LOCK, Files, Store, eventually
 
@@ -39,7 +40,7 @@ class Operator:
         self._rest = rest
         self._deployment = f"/apis/apps/v1/namespaces/{namespace}/deployments/{RELEASE}"
 
-    async def install(self, watched: str, *, cluster_wide: bool) -> None:
+    async def install(self, watched: str, *, cluster_wide: bool = False) -> None:
         """`helm install`, looking after one namespace, or after all."""
         whom = "clusterWide=true" if cluster_wide else f"watchNamespaces={{{watched}}}"
         await asyncio.to_thread(
@@ -65,7 +66,7 @@ class Operator:
         """
         pods = await self._pods()
         for pod in pods:
-            for pid in _processes(pod["metadata"]["uid"]):
+            for pid in processes(pod["metadata"]["uid"]):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         await self._scale(0)
@@ -75,7 +76,7 @@ class Operator:
                 await self._rest.call("DELETE", path, {"gracePeriodSeconds": 0})
         for pod in pods:
             await eventually(
-                lambda uid=pod["metadata"]["uid"]: asyncio.to_thread(_processes, uid),
+                lambda uid=pod["metadata"]["uid"]: asyncio.to_thread(processes, uid),
                 lambda left: not left,
                 30,
                 "the operator's process is still there",
@@ -123,8 +124,8 @@ def _ready(address: str) -> bool:
         return False
 
 
-def _processes(pod_uid: str) -> list[int]:
-    """The operator's processes on this machine, by their pod's control group."""
+def processes(pod_uid: str) -> list[int]:
+    """Our processes of a pod on this machine, by its control group: not its sandbox's."""
     found = []
     for place in Path("/proc").iterdir():
         if place.name.isdecimal():
@@ -221,10 +222,47 @@ class KubernetesStage:
             await self._rest.call("DELETE", path_of("Job", self.namespace, job), options)
         await self._end_pods(job)
 
-    async def _end_pods(self, job: str) -> None:
+    async def orphan_job(self, job: str) -> None:
+        options = {"propagationPolicy": "Orphan"}
+        await self._rest.call("DELETE", path_of("Job", self.namespace, job), options)
+
+    async def lose_next_apply(self) -> Callable[[], Awaitable[None]]:
+        """As where a node lost touch: its pod is nobody's any more, and nobody ends it.
+
+        The process is stopped while it still loads its libraries.
+        """
+        names = await eventually(self.jobs, lambda found: [n for n in found if "-apply-" in n])
+        job = next(n for n in names if "-apply-" in n)
+        (pod,) = await eventually(lambda: self.pods_of(job), lambda found: len(found) == 1)
+        meta = pod["metadata"]
+        asleep = await eventually(lambda: asyncio.to_thread(processes, meta["uid"]), bool)
+        for pid in asleep:
+            os.kill(pid, signal.SIGSTOP)
+        path = path_of("Pod", self.namespace, meta["name"])
+        nobodys = {"labels": dict.fromkeys(meta["labels"]), "finalizers": None, "ownerReferences": None}
+        await self._rest.call("PATCH", path, {"metadata": nobodys}, content_type=MERGE_PATCH)
+        await self.delete_job(job)
+
+        async def wake() -> None:
+            for pid in asleep:
+                os.kill(pid, signal.SIGCONT)
+            ended = await eventually(
+                lambda: self._rest.call("GET", path), lambda p: p["status"]["phase"] == "Succeeded"
+            )
+            state = ended["status"]["containerStatuses"][0]["state"]
+            StepOutcome.decode(state["terminated"]["message"])
+
+        return wake
+
+    async def pods_of(self, job: str) -> list[Manifest]:
+        """The pods of a Job."""
         query = {"labelSelector": f"batch.kubernetes.io/job-name={job}"}
         found = await self._rest.call("GET", path_of("Pod", self.namespace), query=query)
-        for pod in found["items"]:
+        pods: list[Manifest] = found["items"]
+        return pods
+
+    async def _end_pods(self, job: str) -> None:
+        for pod in await self.pods_of(job):
             with suppress(AnswerError):
                 path = path_of("Pod", self.namespace, pod["metadata"]["name"])
                 await self._rest.call("DELETE", path, {"gracePeriodSeconds": 0})

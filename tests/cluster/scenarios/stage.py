@@ -137,12 +137,14 @@ async def eventually(
 ) -> T:
     """What *probe* answers as soon as *wanted* says yes; fails with the last answer at the deadline."""
     deadline = time.monotonic() + seconds
+    pause = 0.05
     while True:
         answer = await probe()
         if wanted(answer):
             return answer
         assert time.monotonic() < deadline, f"{what or 'nothing'} within {seconds} s; last: {brief(answer)}"
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(pause)
+        pause = min(0.2, pause * 1.2)  # what takes long is not asked for so often that it takes longer
 
 
 def brief(answer: Any) -> str:
