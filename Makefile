@@ -37,7 +37,7 @@ demo: $(VENV) ## Run the main job here: embedded PostgreSQL, local cluster (unde
 
 test: $(VENV) ## Run every test, the real Kubernetes included (Linux, root, Go >= 1.26; or GODWIT_TEST_KUBECONFIG)
 	$(PY) -m pytest -m "not cluster" -n $(JOBS) --dist loadfile $(ARGS)
-	$(PY) -m pytest -m cluster $(ARGS)
+	$(PY) -m pytest -m cluster --reruns 1 -rR $(ARGS)
 
 test-fast: $(VENV) ## Run the tests that need no cluster and little time (under 2 minutes)
 	$(PY) -m pytest -m "not cluster and not slow" -n $(JOBS) --dist loadfile $(ARGS)
