@@ -157,12 +157,27 @@ class KubernetesStage:
 
     async def apply(self, *manifests: Manifest) -> None:
         for manifest in manifests:
-            path = path_of(manifest["kind"], self.namespace, manifest["metadata"]["name"])
-            query = {"fieldManager": "kubectl", "force": "true"}
             try:
-                await self._rest.call("PATCH", path, manifest, query=query, content_type=APPLY_PATCH)
+                await self._apply(manifest)
             except AnswerError as error:
                 raise RefusedError(str(error)) from error
+
+    async def _apply(self, manifest: Manifest) -> None:
+        """As `kubectl apply --validate=warn`: unknown fields are pruned, not refused."""
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        while True:
+            found = await self.get(kind, name)
+            if found is None:
+                await self._rest.call("POST", path_of(kind, self.namespace), manifest)
+                return
+            kept = {key: found[key] for key in ("metadata", "status") if key in found}
+            try:
+                await self._rest.call("PUT", path_of(kind, self.namespace, name), {**manifest, **kept})
+            except AnswerError as error:
+                if error.reason != "Conflict":  # changed meanwhile: once more
+                    raise
+            else:
+                return
 
     async def get(self, kind: str, name: str) -> Manifest | None:
         try:
