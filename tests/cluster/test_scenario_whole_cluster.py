@@ -54,7 +54,7 @@ async def test_steps_have_no_token_and_pass_the_restricted_standard(
 
 def has_token(pid: int) -> bool:
     """Whether a process sees anything where Kubernetes puts service account tokens."""
-    return os.path.lexists(f"/proc/{pid}/root/var/run/secrets/kubernetes.io")
+    return os.path.lexists(Path("/proc", str(pid), "root", "var/run/secrets/kubernetes.io"))
 
 
 def status_of(pid: int) -> dict[str, str]:
