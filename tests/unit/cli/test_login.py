@@ -27,7 +27,7 @@ def kubeconfig(path, *contexts, current=None):
 async def server_and_namespace(*arguments):
     login = await log_in(*arguments)
     try:
-        return login.cluster.api_client.configuration.host, login.namespace
+        return login.cluster.rest._client.configuration.host, login.namespace
     finally:
         await login.cluster.close()
 
