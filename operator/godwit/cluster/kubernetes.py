@@ -23,7 +23,6 @@ from godwit.cluster.rest import (
     path_of,
     type_of,
 )
-from godwit.cluster.sharing import Shared
 from godwit.contract.request import ObjectRef
 from godwit.planner.decision import GONE, StepSeen, StepSpec
 
@@ -45,7 +44,6 @@ class KubernetesCluster:
 
     def __init__(self, rest: Rest) -> None:
         self._rest = rest
-        self._lists = Shared(self._list)
 
     @staticmethod
     async def connect(kubeconfig: str | None = None) -> "KubernetesCluster":
@@ -83,10 +81,7 @@ class KubernetesCluster:
 
     async def list(self, kind: str, namespace: str) -> Manifests:
         """See Cluster.list."""
-        return [*await self._lists.get((kind, namespace))]
-
-    async def _list(self, place: tuple[str, str]) -> Manifests:
-        return sorted(await self._select(*place), key=lambda m: str(m["metadata"]["name"]))
+        return sorted(await self._select(kind, namespace), key=lambda m: str(m["metadata"]["name"]))
 
     async def create(self, manifest: Manifest) -> Manifest:
         """See Cluster.create."""

@@ -89,19 +89,6 @@ def step_seen(job: Manifest, pod: Manifest | None, warning: str, request_hash: s
     return StepSeen(StepState.PENDING, reason, _text(warning))
 
 
-def facts(manifest: Manifest) -> object:
-    """What `step_seen` reads of a Job or of a pod: while that is equal, another look would see the same.
-
-    A pod alone is written ten times and a Job six from the beginning to the end of a step.
-    """
-    if manifest["kind"] == "Job":
-        return _ended(manifest)
-    terminated, status = _terminated(manifest), manifest.get("status", {})
-    if terminated is not None:
-        return terminated
-    return status.get("phase") in ("Failed", "Succeeded"), _running(manifest), _waiting(manifest)
-
-
 def last_document(log: str) -> str | None:
     """The last `document` event among the JSON lines of a step's log, as it stands there."""
     for line in reversed(log.splitlines()):

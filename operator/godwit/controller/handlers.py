@@ -16,7 +16,6 @@ import kopf
 from godwit.api.common import GROUP, VERSION
 from godwit.api.kinds import KINDS
 from godwit.cluster.jobs import OWNER_ANNOTATION, STEP_SELECTOR
-from godwit.cluster.observation import facts
 from godwit.controller.loop import Controller
 
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -34,13 +33,10 @@ def registry_of(controller: Controller, kubeconfig: str | None) -> kopf.Operator
         else:
             controller.changed(manifest)
 
-    steps = News()
-
     async def step(event: kopf.RawEvent, **_: Any) -> None:
-        manifest = _plain(event)
-        meta = manifest["metadata"]
+        meta = _plain(event)["metadata"]
         kind, _slash, name = meta.get("annotations", {}).get(OWNER_ANNOTATION, "").partition("/")
-        if name and steps.heard(event["type"], manifest):
+        if name:
             controller.step_changed(kind, meta["namespace"], name)
 
     async def config_map(event: kopf.RawEvent, **_: Any) -> None:
@@ -64,25 +60,6 @@ def registry_of(controller: Controller, kubeconfig: str | None) -> kopf.Operator
     kopf.on.event("batch", "v1", "jobs", registry=registry)(step)
     kopf.on.event("", "v1", "pods", registry=registry)(step)
     return registry
-
-
-class News:
-    """Which events of Jobs and pods say something new. A pass costs ten requests; most events say nothing."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, object] = {}
-
-    def heard(self, event: str | None, manifest: dict[str, Any]) -> bool:
-        """Whether whoever owns the step must look."""
-        uid = manifest["metadata"]["uid"]
-        if event == "DELETED":
-            self._known.pop(uid, None)
-            return True
-        told = facts(manifest)
-        if uid in self._known and self._known[uid] == told:
-            return False
-        self._known[uid] = told
-        return True
 
 
 class _Login(kopf.ConnectionInfo):

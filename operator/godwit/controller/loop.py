@@ -28,13 +28,10 @@ from godwit.controller.references import References
 from godwit.controller.slots import NoSlotError, Slots
 from godwit.planner import backup, database, migration, restore, run
 from godwit.planner.conditions import Verdict, conditions
-from godwit.planner.decision import Decision, Emit
+from godwit.planner.decision import Decision
 from godwit.planner.step import backoff
 
 log = structlog.get_logger("godwit.controller")
-
-ECHO = 1.0
-"""Seconds until an object is looked at again that has nothing new but the status that its last pass wrote."""
 
 
 def utc_now() -> datetime:
@@ -80,7 +77,6 @@ class Controller:
         self._workers = workers
         self._now = now
         self._failures: dict[Key, int] = {}
-        self._written: dict[Key, str] = {}
         self._serving: set[asyncio.Task[None]] = set()
 
     def changed(self, manifest: Manifest) -> None:
@@ -89,9 +85,7 @@ class Controller:
         key = Key(manifest["kind"], meta["namespace"], meta["name"])
         if key.kind in KINDS:
             self._references.note(manifest)
-            # What follows from our own words was decided with them: a look for their sake alone can wait.
-            echo = self._written.get(key) == meta["resourceVersion"]
-            self.queue.add(key, self._references.group(key), after=ECHO if echo else 0.0)
+            self._wake(key)
         for concerned in self._references.concerned(key):
             self._wake(concerned)
 
@@ -103,7 +97,6 @@ class Controller:
         self._references.forget(key)
         self.queue.forget(key)
         self._failures.pop(key, None)
-        self._written.pop(key, None)
 
     def step_changed(self, kind: str, namespace: str, name: str) -> None:
         """A Job, pod or process of the step of that object changed."""
@@ -170,18 +163,12 @@ class Controller:
         decision = decide(seen, self._now())
         manifest = await self._report(manifest, decision.status)
         about = parse(manifest)
-        # Nothing depends on events: nothing waits for them either.
-        telling = [self._actor.act(about, effect) for effect in decision.effects if isinstance(effect, Emit)]
-        told = asyncio.gather(*telling)
-        try:
-            for effect in decision.effects:
-                if not isinstance(effect, Emit):
-                    await self._actor.act(about, effect)
-        except NotDoneError as error:
-            await self._report_failure(manifest, decision.status, error.failure)
-            return self._backoff(key)
-        finally:
-            await told
+        for effect in decision.effects:
+            try:
+                await self._actor.act(about, effect)
+            except NotDoneError as error:
+                await self._report_failure(manifest, decision.status, error.failure)
+                return self._backoff(key)
         return decision.again_in
 
     async def _report(self, manifest: Manifest, status: Status) -> Manifest:
@@ -190,8 +177,6 @@ class Controller:
         if wanted == have:
             return manifest
         written = await self._cluster.apply_status(manifest, wanted, STATUS_MANAGER)
-        meta = written["metadata"]
-        self._written[Key(written["kind"], meta["namespace"], meta["name"])] = meta["resourceVersion"]
         self.metrics.reported(parse(manifest), parse(written))
         return written
 
