@@ -2,7 +2,7 @@
 
 import asyncio
 
-from scenarios.stage import SAMPLE, Play, Stage, condition, eventually
+from scenarios.stage import SAMPLE, Play, Stage, condition, eventually, without_history
 
 from godwit.cluster.port import Manifest
 
@@ -135,12 +135,6 @@ async def test_suspended_the_plan_is_in_the_status_and_nothing_runs(stage: Stage
 def planned(manifest: Manifest | None) -> str:
     """When it was planned last."""
     return str((manifest or {}).get("status", {}).get("plannedAt", ""))
-
-
-def without_history(dump: str) -> str:
-    """A dump without the rows of the history: ids and times differ from deploy to deploy."""
-    head, _, rest = dump.partition("COPY public._prisma_migrations ")
-    return head + rest.partition("\\.")[2]
 
 
 async def test_two_migrations_of_one_database_never_run_at_once(stage: Stage, play: Play) -> None:

@@ -1,6 +1,6 @@
 """Migrations and checks that fail: what stays, what is taken back, and what the status says of it."""
 
-from scenarios.stage import Play, Stage, condition, eventually
+from scenarios.stage import Play, Stage, condition, eventually, without_history
 
 ONE, TWO, THREE, FOUR, FIVE = (f"2026010{n}000000_step_{n}" for n in range(1, 6))
 GOOD = {
@@ -193,9 +193,3 @@ async def test_a_check_that_fails_after_commit_touches_nothing_else(stage: Stage
     assert run is not None
     assert run["status"]["outcome"] == "VerifyFailed"
     assert not any(r["taken"] and r["rung"] in ("Down", "Restore") for r in run["status"]["rungs"])
-
-
-def without_history(dump: str) -> str:
-    """A dump without the rows of the history, where a failed row may stand."""
-    head, _, rest = dump.partition("COPY public._prisma_migrations ")
-    return head + rest.partition("\\.")[2]

@@ -20,13 +20,12 @@ from godwit.api.common import FINALIZER
 from godwit.cluster.local_objects import Change, LocalObjects
 from godwit.cluster.local_steps import Delay, LocalSteps
 from godwit.cluster.port import GoneError, Manifest
+from godwit.contract.environment import PG_BIN_VAR
 from godwit.contract.request import ObjectRef
 from godwit.planner.decision import StepSeen, StepSpec
 
 RUNNER = (sys.executable, "-P", "-m", "godwit.runner")
 """The step's program, found where this one was found, not in the folder that it runs in."""
-PG_BIN_VAR = "GODWIT_PG_BIN"
-"""Folder of pg_dump and pg_restore, where they are not on the PATH."""
 
 _log = logging.getLogger(__name__)
 

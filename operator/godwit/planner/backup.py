@@ -11,7 +11,7 @@ from godwit.contract.reasons import Reason
 from godwit.contract.request import BackupInput, DeleteBackupInput, StepRequest, VerbInput, VerifyBackupInput
 from godwit.planner.conditions import Stand, Verdict, announce, conditions, phase
 from godwit.planner.decision import GONE, Decision, Effect, SetFinalizer, StepSeen, StepSpec
-from godwit.planner.policy import connection_of
+from godwit.planner.policy import connection_of, version_text
 from godwit.planner.runs import PLAN_AGAIN
 from godwit.planner.step import Step, again, drive, job_name, tidy
 
@@ -144,7 +144,7 @@ def _facts(outcome: StepOutcome) -> dict[str, object]:
         "size_bytes": made.size_bytes,
         "sha256": made.sha256,
         "identity": made.identity,
-        "server_version": f"{made.server_version // 10_000}.{made.server_version % 10_000}",
+        "server_version": version_text(made.server_version),
         "dump_version": made.dump_version,
         "snapshot_at": made.started_at,
         "ended_at": made.ended_at,

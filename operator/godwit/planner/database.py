@@ -22,7 +22,7 @@ from godwit.planner.decision import (
     StepSeen,
     StepSpec,
 )
-from godwit.planner.policy import connection_of, interval
+from godwit.planner.policy import connection_of, interval, version_text
 from godwit.planner.step import LEAVING, Step, StepProgress, again, drive, job_name, tidy
 
 CHECK_BUDGET = 60
@@ -149,7 +149,7 @@ def _checked(seen: DatabaseSeen, progress: StepProgress, key: str, now: datetime
             update={
                 **looked,
                 "identity": found.identity,
-                "server_version": _version(found.server_version),
+                "server_version": version_text(found.server_version),
                 "size_bytes": found.size_bytes,
                 "stamp": found.stamp,
                 "replicas": found.replicas,
@@ -214,11 +214,6 @@ def _orphaned(seen: DatabaseSeen) -> tuple[Effect, ...]:
     if FINALIZER in meta.finalizers:
         effects.append(SetFinalizer(seen.database.KIND, meta.namespace, meta.name, meta.uid, present=False))
     return tuple(effects)
-
-
-def _version(number: int) -> str:
-    """`server_version_num` as people write it: 160014 is 16.14 (PostgreSQL manual, PQserverVersion)."""
-    return f"{number // 10_000}.{number % 10_000}"
 
 
 def _decision(

@@ -65,3 +65,8 @@ def policy_of(database: PostgresDatabaseSpec, migration: DatabaseMigrationSpec) 
         allow_downgrade=migration.allow_downgrade,
         allow_data_loss=database.rollback.accept_data_loss,
     )
+
+
+def version_text(number: int) -> str:
+    """`server_version_num` as people write it: 160014 is 16.14 (PostgreSQL manual, PQserverVersion)."""
+    return f"{number // 10_000}.{number % 10_000}"

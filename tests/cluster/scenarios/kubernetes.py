@@ -23,7 +23,7 @@ from godwit.cluster.port import Manifest, RefusedError
 from godwit.cluster.rest import APPLY_PATCH, AnswerError, Rest, path_of
 from godwit.contract.outcome import StepOutcome
 from scenarios.kubernetes_server import ServerPod
-from scenarios.stage import LOCK, Files, Store, eventually
+from scenarios.stage import Files, Store, eventually, write_folder
 
 NODE_PROGRAM = Path(__file__).parents[1] / "node" / "cluster"
 RELEASE = "godwit"
@@ -209,14 +209,7 @@ class KubernetesStage:
 
     async def image(self, name: str, files: Files) -> str:
         folder = self._folder / f"image-{name}"
-        for migration, scripts in files.items():
-            up, down = (scripts, None) if isinstance(scripts, str) else scripts
-            place = folder / migration
-            place.mkdir(parents=True)
-            (place / "migration.sql").write_text(up)
-            if down is not None:
-                (place / "down.sql").write_text(down)
-        (folder / "migration_lock.toml").write_text(LOCK)
+        write_folder(folder, files)
         done = await asyncio.to_thread(
             subprocess.run,
             [sys.executable, NODE_PROGRAM, "push-migrations", folder, f"tests/{self.namespace}/{name}"],

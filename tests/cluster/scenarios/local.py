@@ -11,7 +11,7 @@ from godwit.cluster.local import LocalCluster
 from godwit.cluster.port import Manifest
 from godwit.controller.local import LocalEvents
 from godwit.controller.loop import Controller
-from scenarios.stage import LOCK, Files, Store, eventually
+from scenarios.stage import Files, Store, eventually, write_folder
 
 QUOTA = 'pods "x" is forbidden: exceeded quota: no-pods, requested: pods=1, used: pods=0, limited: pods=0'
 
@@ -55,14 +55,7 @@ class LocalStage:
 
     async def image(self, name: str, files: Files) -> str:
         folder = self._folder / f"image-{name}"
-        for migration, scripts in files.items():
-            up, down = (scripts, None) if isinstance(scripts, str) else scripts
-            place = folder / migration
-            place.mkdir(parents=True)
-            (place / "migration.sql").write_text(up)
-            if down is not None:
-                (place / "down.sql").write_text(down)
-        (folder / "migration_lock.toml").write_text(LOCK)
+        write_folder(folder, files)
         reference = f"registry.local/{name}@sha256:{'0' * 64}"
         self.cluster.add_image(reference, folder)
         return reference

@@ -147,6 +147,24 @@ async def eventually(
         pause = min(0.2, pause * 1.2)  # what takes long is not asked for so often that it takes longer
 
 
+def write_folder(folder: Path, files: Files) -> None:
+    """Write a migration folder in Prisma's layout."""
+    for migration, scripts in files.items():
+        up, down = (scripts, None) if isinstance(scripts, str) else scripts
+        place = folder / migration
+        place.mkdir(parents=True)
+        (place / "migration.sql").write_text(up)
+        if down is not None:
+            (place / "down.sql").write_text(down)
+    (folder / "migration_lock.toml").write_text(LOCK)
+
+
+def without_history(dump: str) -> str:
+    """A dump without the rows of the history: ids and times differ, and a failed row may stand there."""
+    head, _, rest = dump.partition("COPY public._prisma_migrations ")
+    return head + rest.partition("\\.")[2]
+
+
 def brief(answer: Any) -> str:
     """An answer as a failing test shows it: of an object, its status without the steps' outcomes."""
     if isinstance(answer, dict) and "status" in answer:
