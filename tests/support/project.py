@@ -1,0 +1,139 @@
+"""A team's migration folder and its database, with the engine's verbs as the runner calls them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from godwit.contract.environment import DATABASE_URI_VAR
+from godwit.contract.outcome import ApplyOutcome, PlanOutcome, RevertOutcome, VerifyOutcome
+from godwit.contract.policy import Environment, Policy, SqlCheck
+from godwit.contract.request import (
+    ApplyInput,
+    Direction,
+    Format,
+    ObjectRef,
+    PlanInput,
+    PlanRef,
+    RevertInput,
+    RevertScope,
+    StepRequest,
+    VerifyInput,
+)
+from godwit.engine.apply import apply_verb
+from godwit.engine.context import StepContext
+from godwit.engine.plan import plan_verb
+from godwit.engine.revert import revert_verb
+from godwit.engine.source import read_source
+from godwit.engine.verify import verify_verb
+
+
+@dataclass
+class Lines:
+    """A log that tests can look into."""
+
+    events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+    def info(self, event: str, **facts: Any) -> None:
+        self.events.append((event, facts))
+
+    warning = error = info
+
+
+@dataclass
+class Project:
+    """A team's migration folder and its database."""
+
+    database: Any
+    folder: Path
+    uri: str
+    log: Lines = field(default_factory=Lines)
+    point: Callable[[str], None] = lambda _: None
+
+    def write(self, name: str, up: str, down: str | None = None) -> None:
+        (self.folder / name).mkdir(exist_ok=True)
+        (self.folder / name / "migration.sql").write_text(up)
+        if down is not None:
+            (self.folder / name / "down.sql").write_text(down)
+
+    def context(self, operation: str = "u1", step: str = "apply", **changes: Any) -> StepContext:
+        fields: dict[str, Any] = {
+            "object": ObjectRef(kind="MigrationRun", namespace="shop", name="app-1", uid=operation),
+            "step": step,
+            "operation": operation,
+            "spec_hash": f"spec of {operation}",
+            "environment": Environment.DEVELOPMENT,
+            "verbs": (),
+        }
+        request = StepRequest(**(fields | changes))
+        environ = {DATABASE_URI_VAR: self.uri}
+        scratch = self.folder.parent
+        return StepContext(request, environ, self.folder, scratch, scratch, self.log, point=self.point)
+
+    def policy(self, **changes: Any) -> Policy:
+        fields: dict[str, Any] = {"environment": Environment.DEVELOPMENT, "lock_budget_ms": 0}
+        return Policy(**(fields | changes))
+
+    def planned(self, target: str = "Latest", policy: Policy | None = None) -> PlanOutcome:
+        verb = PlanInput(target=target, policy=policy or self.policy())
+        with self.context(step="plan").session() as session:
+            return plan_verb(session, read_source(self.folder, Format.PRISMA), verb)[0]
+
+    def plan(self, target: str = "Latest", policy: Policy | None = None) -> PlanRef:
+        outcome = self.planned(target, policy)
+        return PlanRef(
+            content=outcome.content,
+            plan=outcome.plan,
+            direction=outcome.direction or Direction.UP,
+            from_state=outcome.from_state,
+            to_state=outcome.to_state,
+            target=outcome.target,
+        )
+
+    def apply(
+        self,
+        operation: str = "u1",
+        *,
+        plan: PlanRef | None = None,
+        policy: Policy | None = None,
+        **changes: Any,
+    ) -> ApplyOutcome:
+        policy = policy or self.policy()
+        verb = ApplyInput(plan=plan or self.plan(policy=policy), policy=policy)
+        return apply_verb(self.context(operation, "apply", **changes), verb)
+
+    def deploy(self, operation: str = "u1", **changes: Any) -> ApplyOutcome:
+        """As a step does it: Apply, then Verify, which gives the database back."""
+        outcome = self.apply(operation, **changes)
+        self.verify(operation, outcome.state)
+        return outcome
+
+    def revert(
+        self, operation: str, scope: RevertScope, plan: PlanRef, policy: Policy | None = None, **changes: Any
+    ) -> RevertOutcome:
+        verb = RevertInput(scope=scope, plan=plan, policy=policy or self.policy())
+        return revert_verb(self.context(operation, "revert", **changes), verb)
+
+    def verify(
+        self, operation: str, state: str, checks: tuple[SqlCheck, ...] = (), **changes: Any
+    ) -> VerifyOutcome:
+        return verify_verb(
+            self.context(operation, "apply", **changes), VerifyInput(state=state, checks=checks)
+        )
+
+    def rows(self) -> list[str]:
+        """The rows of the history: name of an applied, name! of a failed, name~ of a rolled back one."""
+        return self.database.psql(
+            "SELECT migration_name || CASE WHEN rolled_back_at IS NOT NULL THEN '~' "
+            "WHEN finished_at IS NULL THEN '!' ELSE '' END FROM _prisma_migrations ORDER BY started_at"
+        ).splitlines()
+
+
+@pytest.fixture
+def project(database: Any, tmp_path: Path) -> Project:
+    """An empty migration folder for a fresh, empty database."""
+    folder = tmp_path / "migrations"
+    folder.mkdir()
+    return Project(database, folder, database.uri)
