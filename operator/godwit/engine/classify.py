@@ -19,18 +19,7 @@ class Facts:
     destructive: bool = False
     locks: tuple[str, ...] = ()
     concurrent_index: str = ""
-    refusal: str = ""
-    """Why no migration may run it; empty when one may."""
 
-
-_REFUSED: Final = {
-    "AlterSystemStmt": "ALTER SYSTEM changes the whole server",
-    "CreatedbStmt": "CREATE DATABASE makes another database",
-    "DropdbStmt": "DROP DATABASE drops a database",
-    "CreateTableSpaceStmt": "a tablespace belongs to the whole server",
-    "DropTableSpaceStmt": "a tablespace belongs to the whole server",
-    "AlterTableSpaceOptionsStmt": "a tablespace belongs to the whole server",
-}
 
 _DATA: Final = {
     "OBJECT_DOMAIN",
@@ -85,7 +74,6 @@ def facts(tag: str, node: Node, made: frozenset[str] = frozenset()) -> Facts:
         destructive=_destructive(tag, node, made),
         locks=locks,
         concurrent_index=_concurrent_index(tag, node),
-        refusal=_refusal(tag, node),
     )
 
 
@@ -115,18 +103,6 @@ def _transactional(tag: str, node: Node) -> bool:
             return not option(node, "tablespace")
         case _:
             return True
-
-
-def _refusal(tag: str, node: Node) -> str:
-    if tag in _REFUSED:
-        return _REFUSED[tag]
-    if tag == "AlterDatabaseStmt" and option(node, "tablespace"):
-        return "a database cannot be moved while it is connected to"
-    if tag == "CopyStmt" and "filename" not in node:
-        return "COPY from or to the client needs psql: use INSERT, or load the data outside of migrations"
-    if tag == "DiscardStmt" and node["target"] == "DISCARD_ALL":
-        return "DISCARD ALL would let go of the migration lock"
-    return ""
 
 
 def _destructive(tag: str, node: Node, made: frozenset[str]) -> bool:

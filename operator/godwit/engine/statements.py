@@ -5,24 +5,29 @@ The parser (pglast, libpg_query) knows PostgreSQL 18's grammar. It is loaded whe
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, Final
 
 from godwit.contract.policy import Environment
 from godwit.contract.reasons import Reason
 from godwit.engine.classify import Facts, facts, made_after
-from godwit.engine.errors import STATEMENT_LIMIT, StepFailed, fail
+from godwit.engine.errors import StepFailed, fail
 from godwit.engine.model import Mode, ParsedScript, Script, Statement
-from godwit.engine.redact import redact, secrets_in
+from godwit.engine.not_sql import explain_refusal
+from godwit.engine.refusals import refusal
 
 NO_TRANSACTION: Final = "-- godwit: no-transaction"
 """The comment line by which a team says that a file is meant to run statement by statement."""
 
-_MARK: Final = re.compile(r"^[ \t]*--[ \t]*godwit:[ \t]*no-transaction[ \t]*\r?$", re.MULTILINE)
-_META: Final = re.compile(r"\s*(\\[A-Za-z!?]\w*)")
-_COPY: Final = re.compile(r"\bCOPY\b[^;]*\bFROM\s+STDIN\b", re.IGNORECASE)
-_BLANK: Final = re.compile(r"(?:\s+|--[^\n]*)+")
+SIZE_LIMIT: Final = 8 * 1024 * 1024
+"""Bytes of one script. Its parse tree takes some 60 times as much memory, and a step has 1 GiB."""
+
+_MARK: Final = re.compile(r"--[ \t]*godwit:[ \t]*no-transaction[ \t]*")
+# PostgreSQL's own white space and ends of comments (src/backend/parser/scan.l); \s would be far more.
+_BLANK: Final = re.compile(r"(?:[ \t\n\r\f\v]+|--[^\n\r]*)+")
 _EDGE: Final = re.compile(r"/\*|\*/")
+# The parser reads the rest of such a run again at each opening: 80 KB of /*/*/* take it eight seconds.
+_RUN: Final = re.compile(r"/\*[-+*/<>=~!@#%^&|`?]{2000,}")
 _SAVEPOINTS: Final = {"TRANS_STMT_SAVEPOINT", "TRANS_STMT_RELEASE", "TRANS_STMT_ROLLBACK_TO"}
 _BEGIN: Final = {"TRANS_STMT_BEGIN", "TRANS_STMT_START"}
 
@@ -30,29 +35,45 @@ _Raw = tuple[Statement, dict[str, Any]]
 """A statement that is only split yet, and its parse node."""
 
 
-def parse(script: Script, environment: Environment, *, migration: str = "") -> ParsedScript:
+def parse(
+    script: Script, environment: Environment, *, tables: Collection[str] = (), migration: str = ""
+) -> ParsedScript:
     """The statements of *script*, and how it is to be sent to the server.
 
-    A file with something that cannot run in a transaction, in company, needs the line NO_TRANSACTION where
-    *environment* is Production. Raises StepFailed: SqlInvalid with the line, or StatementRefused.
+    *tables* are the migration tool's own, which no script may change. A file with something that cannot run
+    in a transaction, in company, needs the line NO_TRANSACTION where *environment* is Production.
+    Raises StepFailed: SqlInvalid with the line, or StatementRefused.
     """
+    if len(script.data) > SIZE_LIMIT:
+        raise _unreadable(
+            script,
+            Reason.STATEMENT_REFUSED,
+            f"it has {len(script.data) / 1024**2:.0f} MiB, and a script has at most {SIZE_LIMIT // 1024**2}: "
+            "load data outside of migrations, or in several of them",
+            migration,
+        )
+    try:
+        return _parse(script, environment, tables, migration)
+    except RecursionError:
+        raise _unreadable(
+            script, Reason.SQL_INVALID, "an expression in it is nested too deeply", migration
+        ) from None
+
+
+def _parse(script: Script, environment: Environment, tables: Collection[str], migration: str) -> ParsedScript:
     text = script.text
     raw = list(_split(script, text, migration))
     edges = _edges(raw)
     wrapped = bool(edges)
-    body = text
-    for edge in edges:
-        # Blanked, not cut, so that lines and offsets stay those of the file.
-        end = edge.offset + len(edge.text)
-        body = body[: edge.offset] + re.sub(r"[^\n]", " ", edge.text) + body[end:]
-    raw = [item for item in raw if item[0] not in edges]
+    body = _without(text, edges)
+    numbers = {edge.index for edge in edges}
+    raw = [item for item in raw if item[0].index not in numbers]
     made: frozenset[str] = frozenset()
     statements: list[Statement] = []
     for index, (statement, node) in enumerate(raw):
         found = facts(statement.tag, node, made)
-        refusal = found.refusal or _transaction_refusal(statement, node)
-        if refusal:
-            raise _refused(script, statement, refusal, migration)
+        if why := refusal(statement.tag, node, tables) or _transaction_refusal(statement, node):
+            raise _refused(script, statement, why, migration)
         made = made_after(statement.tag, node, made)
         statements.append(_judged(statement, index, found))
     result = ParsedScript(script, _mode(statements, wrapped=wrapped), body, tuple(statements))
@@ -64,10 +85,13 @@ def parse(script: Script, environment: Environment, *, migration: str = "") -> P
 def _split(script: Script, text: str, migration: str) -> Iterator[_Raw]:
     from pglast.parser import ParseError, parse_sql_json  # noqa: PLC0415  most steps parse nothing
 
+    if run := _RUN.search(text):
+        line = text.count("\n", 0, run.start()) + 1
+        raise _unreadable(script, Reason.SQL_INVALID, "comments nested without end", migration, line)
     try:
         tree = json.loads(parse_sql_json(text))
     except ParseError as exc:
-        raise _invalid(script, text, exc, migration) from None
+        raise explain_refusal(script, text, exc, migration) from None
     # The parser counts bytes; people and Python count characters.
     byte = char = counted = 0
     line = 1
@@ -120,9 +144,16 @@ def _edges(raw: list[_Raw]) -> list[Statement]:
     return [] if inside else edges
 
 
+def _without(text: str, edges: list[Statement]) -> str:
+    """*text* with *edges* blanked, not cut, so that lines and offsets stay those of the file."""
+    parts, at = [], 0
+    for edge in edges:
+        parts += [text[at : edge.offset], re.sub(r"[^\n]", " ", edge.text)]
+        at = edge.offset + len(edge.text)
+    return "".join([*parts, text[at:]])
+
+
 def _transaction_refusal(statement: Statement, node: dict[str, Any]) -> str:
-    if "pg_advisory_unlock" in statement.text.lower():
-        return "pg_advisory_unlock could let go of the migration lock"
     if statement.tag != "TransactionStmt" or node["kind"] in _SAVEPOINTS:
         return ""
     return (
@@ -172,7 +203,7 @@ def _check_statement_wise(
             f"the file cannot run in a transaction because of line {alien.line}, so it can have no savepoint",
             migration,
         )
-    if environment is Environment.PRODUCTION and len(parsed.statements) > 1 and not _MARK.search(parsed.body):
+    if environment is Environment.PRODUCTION and len(parsed.statements) > 1 and not _marked(parsed.body):
         raise _refused(
             parsed.script,
             alien,
@@ -194,23 +225,24 @@ def _refused(script: Script, statement: Statement, why: str, migration: str) -> 
     )
 
 
-def _invalid(script: Script, text: str, exc: Exception, migration: str) -> StepFailed:
-    """What the parser's error means to a person: psql's own commands and COPY's rows are no SQL."""
-    message, index = (*exc.args, None)[:2]
-    position = len(text.rstrip()) if index is None else int(index)
-    line = text.count("\n", 0, position) + 1
-    meta = _META.match(text, position)
-    reason = Reason.STATEMENT_REFUSED
-    if meta:
-        what = f"{meta[1]} is a command of psql, which migrations are not run by: write it as SQL"
-    elif _COPY.search(text, 0, position):
-        what = "COPY ... FROM stdin needs psql: use INSERT, or load the data outside of migrations"
-    else:
-        # What is unterminated is quoted to the end of the file.
-        reason, what = Reason.SQL_INVALID, redact(str(message), *secrets_in(text)).split("\n", 1)[0]
+def _marked(text: str) -> bool:
+    """Whether a comment line of its own is NO_TRANSACTION; the same words in a string are none."""
+    from pglast.parser import scan  # noqa: PLC0415  as above
+
+    if not _MARK.search(text):
+        return False
+    comments = (token for token in scan(text) if token.name == "SQL_COMMENT")
+    return any(
+        _MARK.fullmatch(text, c.start, c.end + 1) and not text[: c.start].rpartition("\n")[2].strip()
+        for c in comments
+    )
+
+
+def _unreadable(script: Script, reason: Reason, why: str, migration: str, line: int = 0) -> StepFailed:
+    place = f"{script.path}, line {line}" if line else script.path
     return fail(
         reason,
-        f"{script.path}, line {line}: {what[:STATEMENT_LIMIT]}.",
+        f"{place}: {why}.",
         standing="Nothing was run.",
         migration=migration,
         file=script.path,

@@ -30,6 +30,34 @@ def test_statements_know_their_line_and_place_in_characters():
     assert all(sql[s.offset :].startswith(s.text) for s in (first, second))
 
 
+def test_a_comment_ends_at_a_carriage_return_too_as_the_parser_has_it():
+    first, second = parsed("-- harmless\rDROP TABLE a; -- more\rDROP TABLE b;").statements
+    assert (first.text, second.text) == ("DROP TABLE a", "DROP TABLE b")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT $a$; $b$ ; $$ $a$",
+        "SELECT $$;\n--$$",
+        "SELECT $é$ ; $é$",
+        "SELECT 'a\\'",
+        r"SELECT E'\'; --'",
+        "SELECT U&'\\0027 ;'",
+        'SELECT 1 AS "a;""b"',
+        "/* a /* ; */ ' */ SELECT 1 /* ; -- */",
+        "SELECT 1 -- ; /*",
+    ],
+)
+def test_a_semicolon_in_a_string_a_name_or_a_comment_splits_nothing(sql):
+    found = parsed(f"{sql}\n;\nSELECT 2").statements
+    assert [s.line for s in found] == [1, sql.count("\n") + 3]
+
+
+def test_thousands_of_begin_and_commit_take_no_long_time():
+    assert parsed("BEGIN; SELECT 1; COMMIT;\n" * 5_000).statements[-1].line == 5_000
+
+
 def test_bodies_of_functions_are_not_split():
     sql = "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; SELECT 2; END;\nDO $$ BEGIN NULL; END $$;"
     assert [s.tag for s in parsed(sql).statements] == ["CreateFunctionStmt", "DoStmt"]
@@ -165,6 +193,12 @@ def test_concurrently_in_company_needs_the_mark_in_production_only():
     assert parsed(f"{NO_TRANSACTION}\n{MIXED}").mode is Mode.STATEMENT_WISE
     assert parsed(f"  --godwit:no-transaction  \r\n{MIXED}").mode is Mode.STATEMENT_WISE
     assert parsed(MIXED, Environment.STAGING).mode is Mode.STATEMENT_WISE
+
+
+@pytest.mark.parametrize("place", ["'\n{}\n'", "$$\n{}\n$$", "1 {}\n", "1 /*\n{}\n*/"])
+def test_the_mark_counts_only_as_a_comment_line_of_its_own(place):
+    sql = f"SELECT {place.format(NO_TRANSACTION)};\n{MIXED}"
+    assert NO_TRANSACTION in refused(sql).message
 
 
 @pytest.mark.parametrize(
