@@ -1,7 +1,7 @@
 """The one way in which a step connects: directly to the primary of the database that it was planned for."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -20,6 +20,7 @@ LOCK_TIMEOUT_MS: Final = 2_000
 IDLE_IN_TRANSACTION_MS: Final = 300_000
 """How long a writing session may sit in a transaction: a step that hangs must not keep its locks."""
 CONNECT_TIMEOUT_S: Final = 10
+_DIRECT: Final = "Give a direct connection to PostgreSQL."
 
 _LIFELINE: Final = {
     "keepalives_idle": "30",
@@ -92,6 +93,9 @@ def open_session(
     settings = _settings(target, connection, writing=writing)
     conn = _connect(target, connection, settings, application_name, database)
     try:
+        if connection.pooler:
+            # Before anything is set, which would stay behind in a connection that others share.
+            _refuse_shared(conn, lambda: _connect(target, connection, settings, application_name, database))
         return _ready(conn, target, connection, settings, expected, other=database is not None)
     except psycopg.Error as exc:
         conn.close()
@@ -199,6 +203,36 @@ def _ready(
     return Session(conn, identity, version, target.schema, target, pid)
 
 
+def _refuse_shared(
+    conn: psycopg.Connection[TupleRow], another: Callable[[], psycopg.Connection[TupleRow]]
+) -> None:
+    """Whether the pooler that was declared as one of sessions keeps *conn* its own server process.
+
+    In transaction mode an idle client has none: a second client that begins a transaction is either given
+    the process that served the first one, or the first is served by another one afterwards. Raises
+    StepFailed(PoolerRefused).
+    """
+    first = _pid(conn)
+    try:
+        with another() as second, second.transaction():
+            shared = _pid(second) == first or _pid(conn) != first
+    except StepFailed:
+        return  # the pool has no place for another client: nothing was learnt
+    if shared:
+        raise fail(
+            Reason.POOLER_REFUSED,
+            "The pooler is declared as `pooler: Session`, but runs in transaction mode: two of its clients "
+            "share a server process. It would lose the migration lock.",
+            standing="Nothing was changed.",
+            hint=f"{_DIRECT} Or let the pooler keep sessions (in PgBouncer `pool_mode=session`).",
+        )
+
+
+def _pid(conn: psycopg.Connection[TupleRow]) -> int:
+    row = conn.execute("SELECT pg_backend_pid()").fetchone()
+    return int(row[0]) if row else 0
+
+
 def _set(conn: psycopg.Connection[TupleRow], settings: Mapping[str, str], role: str) -> None:
     """Set for the session what a pooler does not pass on at connect."""
     for name, value in settings.items():
@@ -226,6 +260,7 @@ def _role_refused(message: str) -> StepFailed:
 def _pooler(what: str) -> StepFailed:
     return fail(
         Reason.POOLER_REFUSED,
-        f"{what}: a transaction pooler stands between, and would drop the migration lock.",
+        f"{what}: a connection pooler stands between. In transaction mode it would lose the migration lock.",
         standing="Nothing was changed.",
+        hint=f"{_DIRECT} Where the pooler keeps sessions, declare `connection.pooler: Session`.",
     )
