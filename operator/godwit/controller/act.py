@@ -8,6 +8,7 @@ from godwit.api.common import SPEC_HASH, Resource
 from godwit.cluster.port import OPERATION_MANAGER, Cluster, Manifest, RefusedError
 from godwit.contract.outcome import Failure
 from godwit.contract.reasons import Reason
+from godwit.controller.queue import Key
 from godwit.controller.slots import Slots
 from godwit.planner.decision import (
     Create,
@@ -49,7 +50,7 @@ class Actor:
         cluster = self._cluster
         match effect:
             case StartStep(spec):
-                self._slots.enter(spec.namespace, spec.job)
+                self._slots.enter(Key(spec.owner.kind, spec.namespace, spec.owner.name), spec.job)
                 try:
                     await cluster.start_step(spec)
                 except RefusedError as error:

@@ -96,6 +96,7 @@ class Controller:
             self._wake(concerned)
         self._references.forget(key)
         self.queue.forget(key)
+        self.slots.forget(key)
         self._failures.pop(key, None)
 
     def step_changed(self, kind: str, namespace: str, name: str) -> None:
@@ -157,6 +158,7 @@ class Controller:
         manifest = await self._cluster.get(key.kind, key.namespace, key.name)
         if manifest is None:
             self.queue.forget(key)
+            self.slots.forget(key)
             return None
         seen = await self._observer.observe(manifest)
         self._learn(seen)
@@ -190,11 +192,12 @@ class Controller:
     def _learn(self, seen: Seen) -> None:
         """Steps that are there take a slot, also those that were started before this process."""
         resource, steps = _steps_of(seen)
+        key = Key(resource.KIND, resource.metadata.namespace, resource.metadata.name)
         for record in resource.status.steps:
             found = steps.get(record.name)
             if found is not None:
                 active = found.state in {"NoPod", "Pending", "Running"} and not found.foreign
-                self.slots.learn(resource.metadata.namespace, record.job, active=active)
+                self.slots.learn(key, record.job, active=active)
 
 
 def _steps_of(seen: Seen) -> tuple[Resource, dict[str, Any]]:

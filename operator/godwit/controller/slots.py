@@ -1,38 +1,43 @@
 """How many steps may run at once."""
 
+from godwit.controller.queue import Key
+
 
 class NoSlotError(Exception):
     """As many steps run as may; try again soon."""
 
 
 class Slots:
-    """The steps that run, by namespace and Job.
+    """The steps that run, by namespace and Job, and what each is for.
 
     After a restart they are learnt as their objects are looked at.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._active: set[tuple[str, str]] = set()
+        self._active: dict[tuple[str, str], Key] = {}
 
-    def enter(self, namespace: str, job: str) -> None:
+    def enter(self, owner: Key, job: str) -> None:
         """Count a step in; entering twice counts once. Raises NoSlotError when all slots are taken."""
-        if (namespace, job) in self._active:
-            return
-        if len(self._active) >= self._most:
+        if (owner.namespace, job) not in self._active and len(self._active) >= self._most:
             raise NoSlotError(f"{self._most} steps are running")
-        self._active.add((namespace, job))
+        self._active[owner.namespace, job] = owner
 
-    def learn(self, namespace: str, job: str, *, active: bool) -> None:
+    def learn(self, owner: Key, job: str, *, active: bool) -> None:
         """Take notice of a step that was seen to be there (counted even above the bound) or to have ended."""
         if active:
-            self._active.add((namespace, job))
+            self._active[owner.namespace, job] = owner
         else:
-            self._active.discard((namespace, job))
+            self.leave(owner.namespace, job)
 
     def leave(self, namespace: str, job: str) -> None:
         """Count a step out."""
-        self._active.discard((namespace, job))
+        self._active.pop((namespace, job), None)
+
+    def forget(self, owner: Key) -> None:
+        """Count out whatever was for an object that is gone: its Jobs go with it, and nobody will say so."""
+        for step in [step for step, whose in self._active.items() if whose == owner]:
+            del self._active[step]
 
     def __len__(self) -> int:
         return len(self._active)
