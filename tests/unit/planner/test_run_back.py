@@ -3,16 +3,14 @@
 import pytest
 
 from godwit.api.common import CANCEL
-from godwit.contract.outcome import ApplyOutcome, RevertOutcome, VerifyOutcome
-from godwit.contract.policy import OnFailure, Policy
+from godwit.contract.outcome import ApplyOutcome, RevertOutcome
 from godwit.contract.reasons import Reason
 from godwit.contract.request import Direction
 from godwit.planner.decision import Create, DeleteStep, Hold, SetFinalizer, StartStep, StepSeen, StepState
-from godwit.planner.run import RunSeen, decide
+from godwit.planner.run import decide
 from godwit.planner.run_steps import UNKNOWN
 
 from .builders import (
-    DONE,
     HELD,
     NOW,
     REF,
@@ -33,39 +31,7 @@ from .builders import (
     run,
     stand,
 )
-
-GONE = StepSeen(StepState.GONE)
-MINE = {"active_operation": operation()}
-RUNNING = {"backup": "shop-1-backup", "steps": (record("apply", state="Running"),)}
-DID = ApplyOutcome(applied=2, total=2, current="m2", state="s2", journal_head=9)
-ONE = ApplyOutcome(applied=1, total=2, current="m1")
-CHECKED = VerifyOutcome(state="s2", current="m2", journal_head=10)
-ROLL_BACK = {"policy": Policy(on_failure=OnFailure.ROLL_BACK)}
-RESTORABLE = {"rollback": {"automatic_restore": True}}
-
-
-def seen(own=None, **more):
-    """The run holds its database, and its backup is finished, unless it is said otherwise."""
-    known = {
-        "run": own or run(finalizers=HELD),
-        "database": database(status=MINE, finalizers=HELD),
-        "migration": migration(finalizers=HELD),
-        "backup": backup(status=DONE),
-    }
-    return RunSeen(**{**known, **more})
-
-
-def after(found, *, spec=None, step="apply", status=None, **more):
-    """The decision after the step was seen so."""
-    told = {**RUNNING, "steps": (record(step, state="Running"),), **(status or {})}
-    own = run(status=told, spec=spec, finalizers=HELD, **more.pop("meta", {}))
-    return decide(seen(own, steps={step: found}, **more), NOW)
-
-
-def ended(decision):
-    reason = decision.status.failure.reason if decision.status.failure else None
-    return decision.status.outcome, reason
-
+from .runs import CHECKED, DID, GONE, ONE, RESTORABLE, ROLL_BACK, RUNNING, after, ended, seen
 
 # Taking back
 
