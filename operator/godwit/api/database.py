@@ -209,6 +209,9 @@ class PostgresDatabaseStatus(Status):
     stamp: Environment | None = None
     """Environment that the database's own journal is stamped with."""
     replicas: int = 0
+    """Standbys and other receivers of WAL that were connected."""
+    replica_lag_bytes: int | None = None
+    """WAL, in bytes, that the slowest of them had not replayed yet; none where that cannot be seen."""
     rollback_options: tuple[RungState, ...] = ()
     warnings: tuple[str, ...] = ()
     checked_at: datetime | None = None

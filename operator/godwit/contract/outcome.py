@@ -99,6 +99,8 @@ class CheckOutcome(Model):
     journal_head: int = 0
     """Id of the last journal row; 0 when there is no journal yet."""
     replicas: int = 0
+    replica_lag_bytes: int | None = None
+    """WAL, in bytes, that the slowest standby had not replayed yet; None where none is seen."""
     rollback_options: tuple[RungState, ...] = ()
     warnings: tuple[str, ...] = ()
 

@@ -15,11 +15,11 @@ from godwit.engine.errors import StepFailed, fail
 from godwit.engine.maintenance import open_orphaned
 from godwit.engine.obstacles import swap_obstacles
 from godwit.engine.programs import major, version
+from godwit.engine.replicas import replica_warnings, replicas
 from godwit.engine.session import Session
 from godwit.stores.base import StoreError
 
-_FACTS: Final = """
-SELECT pg_database_size(current_database()), (SELECT count(*) FROM pg_stat_replication)"""
+_SIZE: Final = "SELECT pg_database_size(current_database())"
 
 
 def check_verb(ctx: StepContext, verb: CheckInput) -> CheckOutcome:
@@ -29,17 +29,22 @@ def check_verb(ctx: StepContext, verb: CheckInput) -> CheckOutcome:
     StepFailed: those of connecting, JournalForbidden, StoreUnavailable.
     """
     with _opened(ctx) as session:
-        row = session.execute(_FACTS).fetchone()
-        size, replicas = row or (0, 0)
+        row = session.execute(_SIZE).fetchone()
+        size = row[0] if row else 0
+        found = replicas(session)
         outcome = CheckOutcome(
             identity=session.identity,
             server_version=session.server_version,
             size_bytes=size,
             stamp=ownership.stamp(session),
             journal_head=journal.head(session),
-            replicas=replicas,
+            replicas=len(found),
+            replica_lag_bytes=max((r.lag_bytes for r in found if r.lag_bytes is not None), default=None),
             rollback_options=rollback_options(session),
-            warnings=tuple(_warnings(ctx, session, size=size, store=verb.store)),
+            warnings=(
+                *_warnings(ctx, session, size=size, store=verb.store),
+                *replica_warnings(session, found),
+            ),
         )
     if verb.store:
         try:

@@ -153,6 +153,7 @@ def _checked(seen: DatabaseSeen, progress: StepProgress, key: str, now: datetime
                 "size_bytes": found.size_bytes,
                 "stamp": found.stamp,
                 "replicas": found.replicas,
+                "replica_lag_bytes": found.replica_lag_bytes,
                 "rollback_options": found.rollback_options,
                 "warnings": found.warnings,
             }

@@ -4,12 +4,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psycopg
 import pytest
-from standby import caught_up, standby
+from standby import caught_up, standby, until
 
 from godwit.cli.embedded import EmbeddedPostgres
 from godwit.contract.reasons import Reason
+from godwit.contract.request import CheckInput
+from godwit.engine.check import check_verb
 from godwit.engine.errors import StepFailed
+from godwit.engine.replicas import Replica, ReplicaLag, replica_warnings, replicas
 
 
 @pytest.fixture(scope="module")
@@ -27,3 +31,69 @@ def test_a_streaming_standby_is_no_target(project, replica):
     assert failure.reason is Reason.STANDBY_REFUSED
     assert "primary" in failure.reason.advice.next
     assert failure.standing == "Nothing was changed."
+
+
+def test_check_counts_standbys_and_measures_how_far_behind_they_are(project, replica):
+    outcome = check_verb(project.context(), CheckInput())
+    assert outcome.replicas == 1
+    assert outcome.replica_lag_bytes is not None
+
+
+def test_a_lock_that_waits_for_a_standbys_reader_is_seen_as_lag_and_ends_in_a_conflict(project, replica):
+    """What production sees: nothing on the primary, a stall and a cancelled reader on the standby."""
+    primary = project.database.server
+    project.write("1_a", "CREATE TABLE a (id int); INSERT INTO a VALUES (1); CREATE TABLE b (id int);")
+    project.deploy("u1")
+    caught_up(primary, replica)
+    project.write("2_x", "ALTER TABLE a ADD COLUMN x int;")
+    uri = replica.uri(project.database.name)
+    with psycopg.connect(uri) as reader, project.context().session() as session:
+        reader.execute("SELECT * FROM a")
+        project.deploy("u2")
+        project.database.psql("INSERT INTO b VALUES (1)")
+        lag = ReplicaLag()
+        until(lambda: (lag.seconds(session) or 0) > 0.3)
+        (found,) = replicas(session)
+        assert found.lag_bytes > 0
+        # A table that the migration never touched: what is written to it does not arrive either.
+        with psycopg.connect(uri, autocommit=True) as other:
+            assert other.execute("SELECT count(*) FROM b").fetchone() == (0,)
+        replica.psql("ALTER SYSTEM SET max_standby_streaming_delay = '100ms'; SELECT pg_reload_conf();")
+        until(lambda: lag.seconds(session) == 0)
+        with pytest.raises(psycopg.Error) as cancelled:
+            reader.execute("SELECT * FROM a")
+        assert "conflict with recovery" in str(cancelled.value) or reader.closed
+    conflicts = "SELECT confl_lock FROM pg_stat_database_conflicts WHERE datname = current_database()"
+    until(lambda: replica.psql(conflicts, project.database.name) == "1")
+
+
+def test_check_warns_of_a_slot_that_nobody_uses(project, replica):
+    caught_up(project.database.server, replica)
+    project.database.psql("SELECT pg_create_physical_replication_slot('left', true)")
+    try:
+        warnings = check_verb(project.context(), CheckInput()).warnings
+    finally:
+        project.database.psql("SELECT pg_drop_replication_slot('left')")
+    (warning,) = [w for w in warnings if "slot left" in w]
+    assert "is used by nobody" in warning
+    assert "without a limit" in warning
+
+
+def test_a_role_that_may_not_see_replication_is_told_nothing_false(project, replica, role):
+    plain = replace(project, uri=project.database.uri_as(role("plain", owns=True)))
+    outcome = check_verb(plain.context(), CheckInput())
+    assert (outcome.replicas, outcome.replica_lag_bytes) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("replica", "warned"),
+    [
+        (Replica("far", "streaming", 200 * 2**20, 0.1), True),
+        (Replica("slow", "streaming", 5, 30.0), True),
+        (Replica("near", "streaming", 5, 0.1), False),
+        (Replica("", "", None, None), False),
+    ],
+)
+def test_only_a_standby_that_is_far_behind_is_warned_of(project, replica, warned):
+    with project.context().session() as session:
+        assert [replica.name in told for told in replica_warnings(session, [replica])] == [True] * warned
