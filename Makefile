@@ -27,7 +27,7 @@ ARGS ?=
 # The environment is made again when what it is made from has changed, whatever the files' times say.
 STAMP := $(VENV)/.made-from-$(shell cat requirements/dev.txt pyproject.toml | git hash-object --stdin)
 
-.PHONY: help demo test test-fast lint bench crds image cluster-up cluster-down lock clean $(VENV)
+.PHONY: help demo test test-fast lint bench bench-apply crds image cluster-up cluster-down lock clean $(VENV)
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ lint: $(VENV) ## Check style, types, the two wings, generated files and the repo
 
 bench: $(VENV) ## Measure on the real Kubernetes: from apply to Ready, and what the idle operator costs
 	$(PY) -m pytest tests/bench -s $(ARGS)
+
+bench-apply: $(VENV) ## Measure the engine beside psql and other migration tools; needs no cluster
+	$(PY) -m pytest tests/bench/apply -s $(ARGS)
 
 crds: $(VENV) ## Write crds/ and the reference pages in docs/ from the models
 	$(PY) -m godwit.api.crd --write crds --docs docs
