@@ -197,9 +197,9 @@ def test_the_lock_is_prismas_and_its_holder_is_named(database, ctx, session):
         assert f"process {prisma.info.backend_pid} (prisma, user postgres" in caught.value.failure.message
         prisma.execute("SELECT pg_advisory_unlock_all()")
         with migration_lock(ctx, session, wait_seconds=0.3):
-            assert holds_lock(session)
+            assert holds_lock(session, ADVISORY_KEY)
             assert prisma.execute("SELECT pg_try_advisory_lock(%s)", [ADVISORY_KEY]).fetchone() == (False,)
-        assert not holds_lock(session)
+        assert not holds_lock(session, ADVISORY_KEY)
 
 
 def test_an_earlier_attempt_of_the_same_step_is_recognised(database, ctx, session):
@@ -217,7 +217,7 @@ def test_sessions_that_wait_inside_the_server_are_listed(database, ctx, session)
     with migration_lock(ctx, session), psycopg.connect(database.uri, autocommit=True) as prisma:
         waiting = threading.Thread(target=prisma.execute, args=("SELECT pg_advisory_lock(72707369)",))
         waiting.start()
-        wait_for(lambda: waiters(session) == [(prisma.info.backend_pid, "", "postgres")])
+        wait_for(lambda: waiters(session, ADVISORY_KEY) == [(prisma.info.backend_pid, "", "postgres")])
         session.execute("SELECT pg_advisory_unlock(72707369)")
         waiting.join(timeout=10)
         assert not waiting.is_alive()

@@ -10,77 +10,46 @@ from godwit.contract.policy import CheckWhen
 from godwit.contract.reasons import Reason
 from godwit.contract.request import ApplyInput
 from godwit.engine import journal, ownership
+from godwit.engine.attempt import attempt
 from godwit.engine.context import StepContext
-from godwit.engine.errors import StepFailed, from_postgres
+from godwit.engine.errors import StepFailed
 from godwit.engine.execute import Piece, Run, start_run, transactional
-from godwit.engine.formats import prisma
 from godwit.engine.journal import Event
-from godwit.engine.lock import check_fence, migration_lock
-from godwit.engine.model import Mode, PlannedMigration
+from godwit.engine.model import Mode, PlannedMigration, Source
 from godwit.engine.operation import Own, facts, planned_again
 from godwit.engine.session import Session
-from godwit.engine.statementwise import Left, Progress, may_commit, progress_of, run_statements
+from godwit.engine.statementwise import Left, Progress, in_transaction, progress_of, run_statements
 from godwit.engine.verify import before_commit_checks
-
-_UNCERTAIN = "What was committed before stands; the journal in the database tells."
 
 
 def apply_verb(ctx: StepContext, verb: ApplyInput) -> ApplyOutcome:
     """Apply what the plan says and this operation has not applied yet, in order, stopping at a failure.
 
-    Under the migration lock: an outcome recorded before is returned, the fence is checked, the plan is made
-    again and must come out the same. Raises StepFailed, with an ApplyOutcome beside it from the moment on
-    when something may have been written.
+    Under the lock the plan is made again and must come out the same. Raises StepFailed as `attempt`.
     """
     source = ctx.source()
-    with ctx.session(writing=True) as session, migration_lock(ctx, session):
-        done = journal.find_done(session, ctx.request, verb.verb)
-        if done is not None:
-            ctx.resumed.set()
-            head = journal.head(session)
-            return ApplyOutcome.model_validate(done).model_copy(update={"journal_head": head})
-        check_fence(ctx, session)
-        ownership.take_turn(session, ctx.request, verb.verb)
-        ownership.claim(session, ctx.request)
-        applying = _Applying(ctx, session, verb)
-        try:
-            applying.own.refuse_after_taking_back()
-            plan = planned_again(session, source, verb.plan, policy=verb.policy, own=applying.own)
-            applying.steps = plan.steps
-            applying.all()
-            outcome = applying.outcome()
-            with session.conn.transaction():
-                journal.ensure(session)
-                ownership.write_stamp(session, ctx.request.environment)
-                head = journal.record_done(session, ctx.request, verb.verb, outcome)
-                ownership.claim(session, ctx.request)
-            ctx.point("apply.after_record")
-            return outcome.model_copy(update={"journal_head": head})
-        except StepFailed as exc:
-            outcome = applying.outcome(exc)
-            if exc.failure.reason is not Reason.CONNECTION_LOST:  # that one goes on in the next attempt
-                ownership.release_quietly(session, ctx.request.operation)
-            raise exc.beside(outcome) from exc.__cause__
-        except psycopg.Error as exc:
-            lost = from_postgres(exc, default=Reason.INTERNAL_ERROR, standing=_UNCERTAIN)
-            raise lost.beside(applying.outcome(lost)) from exc
+    return attempt(ctx, verb, ApplyOutcome, lambda session: _Applying(ctx, session, verb, source))
 
 
 class _Applying:
     """One Apply: what is to do, what this operation did in this or an earlier attempt, what failed."""
 
-    def __init__(self, ctx: StepContext, session: Session, verb: ApplyInput) -> None:
+    def __init__(self, ctx: StepContext, session: Session, verb: ApplyInput, source: Source) -> None:
         self.ctx = ctx
         self.session = session
         self.verb = verb
+        self.source = source
         self.own = Own.read(session, ctx.request.operation)
         self.steps: Sequence[PlannedMigration] = ()
         self.failing: PlannedMigration | None = None
         self.left: Left | None = None
         self.prepared = False
 
-    def all(self) -> None:
+    def perform(self) -> None:
         """Apply the remaining migrations. Raises StepFailed at the first that does not get through."""
+        self.own.refuse_after_taking_back()
+        plan = planned_again(self.session, self.source, self.verb.plan, policy=self.verb.policy, own=self.own)
+        self.steps = plan.steps
         todo = [s for s in self.steps if s.name not in self.own.applied]
         with start_run(self.ctx, self.session, self.verb.policy, self.verb.verb) as run:
             for step in todo:
@@ -96,7 +65,7 @@ class _Applying:
 
     def _one(self, run: Run, step: PlannedMigration) -> None:
         progress = progress_of(self.own.entries, step, self.verb.verb)
-        if progress.started is None and self._in_transaction(step):
+        if progress.started is None and in_transaction(self.session, step):
             piece = Piece.whole(step.name, step.run)
             transactional(run, piece, before=self._prepare, finish=lambda txid: self._finish(run, step, txid))
             return
@@ -105,23 +74,18 @@ class _Applying:
         run_statements(run, step, progress, settle=lambda left: self._settle(run, step, progress, left))
         run.point("before_commit")
         with self.session.conn.transaction():
-            prisma.lock_history(self.session)
-            prisma.record_finished(self.session, progress.row_id)
+            self.ctx.format.lock_history(self.session)
+            self.ctx.format.record_finished(self.session, progress.row_id)
             self._applied(step, progress.row_id)
         run.point("after_commit")
-
-    def _in_transaction(self, step: PlannedMigration) -> bool:
-        if step.run.mode is Mode.ALONE:
-            return not may_commit(self.session, step)
-        return step.run.mode is Mode.WHOLE
 
     def _prepare(self) -> None:
         """First in the transaction: what it is recorded in; a failure leaves nothing of that either."""
         if self.prepared:
-            prisma.lock_history(self.session)
+            self.ctx.format.lock_history(self.session)
             return
-        prisma.ensure_table(self.session)
-        prisma.lock_history(self.session)
+        self.ctx.format.ensure_table(self.session)
+        self.ctx.format.lock_history(self.session)
         journal.ensure(self.session)
         ownership.write_stamp(self.session, self.ctx.request.environment)
 
@@ -135,7 +99,7 @@ class _Applying:
                 details = {"migration": step.name, "file": step.run.script.path}
                 raise StepFailed(failed.failure.model_copy(update=details)) from None
         run.point("before_history")
-        row_id = prisma.record_applied_in_transaction(self.session, step)
+        row_id = self.ctx.format.record_applied_in_transaction(self.session, step)
         self._applied(step, row_id)
 
     def _applied(self, step: PlannedMigration, row_id: str) -> None:
@@ -155,7 +119,7 @@ class _Applying:
         run.point("before_start")
         with self.session.conn.transaction():
             self._prepare()
-            row_id = prisma.record_started(self.session, step)
+            row_id = self.ctx.format.record_started(self.session, step)
             journal.append(
                 self.session,
                 self.ctx.request,
@@ -174,9 +138,9 @@ class _Applying:
         self.left = left
         run.point("before_failed_row")
         with self.session.conn.transaction():
-            prisma.record_failed(self.session, progress.row_id, _logs(left.failed))
+            self.ctx.format.record_failed(self.session, progress.row_id, _logs(left.failed))
             if left.clean:
-                prisma.record_rolled_back(self.session, progress.row_id)
+                self.ctx.format.record_rolled_back(self.session, progress.row_id)
                 journal.append(
                     self.session,
                     self.ctx.request,

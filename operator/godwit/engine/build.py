@@ -11,7 +11,7 @@ from godwit.contract.reasons import Reason
 from godwit.engine.context import StepContext
 from godwit.engine.dump import archive_chunks
 from godwit.engine.errors import fail
-from godwit.engine.formats import prisma
+from godwit.engine.formats.base import MigrationFormat
 from godwit.engine.manifest import Manifest
 from godwit.engine.programs import environment, major, readable, running, version
 from godwit.engine.session import Session
@@ -64,13 +64,13 @@ def only_tolerated(errors: str) -> bool:
     return alone is not None and f'parameter "{_TOLERATED}"' in errors
 
 
-def verify_built(session: Session, manifest: Manifest) -> None:
+def verify_built(session: Session, manifest: Manifest, format: MigrationFormat) -> None:  # noqa: A002
     """Compare the database of *session* with *manifest*: history, extensions, rows; then ANALYZE.
 
     Raises StepFailed(RestoreFailed).
     """
     problems = []
-    if prisma.read_history(session).state != manifest.state:
+    if format.read_history(session).state != manifest.state:
         problems.append("its history is not the one of the backup")
     extensions: dict[str, str] = dict(
         session.execute("SELECT extname, extversion FROM pg_extension").fetchall()

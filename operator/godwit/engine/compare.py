@@ -8,7 +8,7 @@ from godwit.contract.outcome import Finding, Severity
 from godwit.contract.policy import Environment, Policy
 from godwit.contract.reasons import Reason
 from godwit.contract.request import Direction
-from godwit.engine.formats.prisma_folder import same_script, sort_key
+from godwit.engine.formats.registry import format_of
 from godwit.engine.model import History, HistoryRow, Migration, Script, Source
 
 LATEST: Final = "Latest"
@@ -55,6 +55,7 @@ def aim(source: Source, history: History, target: str) -> Aim:
     pending = tuple(m for m in source.migrations if m.name not in applied)
     if target == LATEST:
         return Aim(ups=pending)
+    sort_key = format_of(source.format).sort_key
     limit = sort_key(target)
     beyond = tuple(row for row in history.applied if target == NOTHING or sort_key(row.name) > limit)
     if beyond:
@@ -66,6 +67,7 @@ def compare(source: Source, history: History, chosen: Aim, kept: Mapping[str, Sc
     """What the history says against *chosen*; *kept* are the down scripts in the journal."""
     found = _history_findings(history)
     by_name = {m.name: m for m in source.migrations}
+    sort_key, same_script = format_of(source.format).sort_key, format_of(source.format).same_script
     leaving = {row.name for row in chosen.downs}
     for row in history.applied:
         migration = by_name.get(row.name)

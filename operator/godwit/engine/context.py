@@ -17,6 +17,7 @@ from godwit.contract.request import StepRequest
 from godwit.engine.errors import fail
 
 if TYPE_CHECKING:
+    from godwit.engine.formats.base import MigrationFormat
     from godwit.engine.model import Source
     from godwit.engine.session import Session
     from godwit.engine.uri import Target
@@ -126,6 +127,13 @@ class StepContext:
         from godwit.engine.uri import parse_target  # noqa: PLC0415  not every step needs a database
 
         return parse_target(self.request.connection, self.environ)
+
+    @cached_property
+    def format(self) -> "MigrationFormat":
+        """The tool whose folder and history these are."""
+        from godwit.engine.formats.registry import format_of  # noqa: PLC0415  as above
+
+        return format_of(self.request.format)
 
     def source(self) -> "Source":
         """The mounted migrations, if they are the ones that were planned.

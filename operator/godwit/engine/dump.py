@@ -16,7 +16,6 @@ from godwit.contract.request import BackupInput, BackupType, DeleteBackupInput, 
 from godwit.engine import journal
 from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed, fail, from_postgres
-from godwit.engine.formats import prisma
 from godwit.engine.manifest import SUFFIX, Manifest, read_manifest, write_manifest
 from godwit.engine.programs import CHUNK, bare_environment, environment, major, running, version
 from godwit.engine.session import Session
@@ -140,7 +139,7 @@ def _dump(ctx: StepContext, store: Store, verb: BackupInput, session: Session, d
         (exported,) = _row(session, "SELECT pg_export_snapshot()")
         names = ("started_at", "lsn", "encoding", "collate", "ctype", "extensions")
         facts = dict(zip(names, _row(session, _FACTS), strict=True))
-        history = prisma.read_history(session)
+        history = ctx.format.read_history(session)
         if verb.from_state not in ("", history.state):
             raise fail(
                 Reason.STATE_MOVED, "The history is no longer the one that was planned.", standing=_UNTOUCHED

@@ -39,6 +39,8 @@ class Run:
     verb: str
     guard: Guard
     watch: HoldWatch
+    lock_key: int
+    """Of the migration lock, which the session holds."""
 
     def point(self, boundary: str) -> None:
         """A boundary of an effect: `<verb>.<boundary>`."""
@@ -49,8 +51,9 @@ class Run:
 def start_run(ctx: StepContext, session: Session, policy: Policy, verb: str) -> Iterator[Run]:
     """A run on *session*, which holds the migration lock."""
     watch = HoldWatch(ctx, session, policy.max_lock_hold_ms)
+    key = ctx.format.advisory_key(session)
     try:
-        yield Run(ctx, session, policy, verb, Guard(session), watch)
+        yield Run(ctx, session, policy, verb, Guard(session, key), watch, key)
     finally:
         watch.close()
 

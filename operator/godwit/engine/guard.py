@@ -26,8 +26,9 @@ SELECT name, setting FROM pg_settings WHERE source = 'session' AND setting IS DI
 class Guard:
     """How a session was before migrations ran on it, and the way back to that."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, lock_key: int) -> None:
         self._session = session
+        self._lock_key = lock_key
         self._now = self._look()
         self._settings = self._look_at_settings()
 
@@ -49,7 +50,7 @@ class Guard:
                 "The script ended the transaction that it ran in, and began another.",
                 standing="What it did before that is committed; there is no history row.",
             )
-        if not holds_lock(self._session):
+        if not holds_lock(self._session, self._lock_key):
             raise fail(Reason.SESSION_CHANGED, "The script gave the migration lock back.")
         if not any(_LOCAL.search(s.text) for s in statements) and (what := self._difference()):
             raise self._changed(what, statements)

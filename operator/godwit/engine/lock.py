@@ -13,7 +13,6 @@ from godwit.contract.reasons import Reason
 from godwit.engine import journal
 from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed, fail
-from godwit.engine.formats.prisma import ADVISORY_KEY
 from godwit.engine.session import Session
 
 WAIT_SECONDS: Final = 10.0
@@ -33,13 +32,15 @@ SELECT l.pid, coalesce(a.application_name, ''), coalesce(a.usename::text, ''), a
 
 @contextlib.contextmanager
 def migration_lock(
-    ctx: StepContext, session: Session, *, wait_seconds: float = WAIT_SECONDS, key: int = ADVISORY_KEY
+    ctx: StepContext, session: Session, *, wait_seconds: float = WAIT_SECONDS, key: int | None = None
 ) -> Iterator[None]:
-    """Hold the session advisory lock *key* on *session*, which must be the one that runs the SQL.
+    """Hold the session advisory lock *key*, else the tool's own, on the *session* that runs the SQL.
 
     Polled, never waited for inside the server: a waiter there holds a snapshot that CREATE INDEX CONCURRENTLY
     waits for. Raises StepFailed(LockHeld) naming the holder's process after *wait_seconds*.
     """
+    if key is None:
+        key = ctx.format.advisory_key(session)
     deadline = time.monotonic() + wait_seconds
     while not _try(session, key):
         ctx.cancelled.check(standing="Nothing was changed.")
@@ -77,14 +78,14 @@ def _held(ctx: StepContext, session: Session, key: int, waited: float) -> StepFa
     )
 
 
-def waiters(session: Session, *, key: int = ADVISORY_KEY) -> list[tuple[int, str, str]]:
-    """Sessions that wait for the lock inside the server: process id, application name, user."""
+def waiters(session: Session, key: int) -> list[tuple[int, str, str]]:
+    """Sessions that wait for the lock *key* inside the server: process id, application name, user."""
     rows = session.execute(_ON_KEY, {"key": key, "granted": False, "own": False}).fetchall()
     return [(pid, name, user) for pid, name, user, _ in rows]
 
 
-def holds_lock(session: Session, *, key: int = ADVISORY_KEY) -> bool:
-    """Whether the session still has the lock: a script may have given it back, a failover takes it away."""
+def holds_lock(session: Session, key: int) -> bool:
+    """Whether the session still has the lock *key*: a script may have given it back, a failover has."""
     return session.execute(_ON_KEY, {"key": key, "granted": True, "own": True}).fetchone() is not None
 
 

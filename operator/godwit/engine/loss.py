@@ -20,7 +20,7 @@ SELECT c.oid::bigint, n.nspname, c.relname, pg_relation_filenode(c.oid)::bigint
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'godwit')
    AND n.nspname NOT LIKE 'pg\\_t%%'
-   AND NOT (n.nspname = %(schema)s AND c.relname = '_prisma_migrations')"""
+   AND NOT (n.nspname = %(schema)s AND c.relname = ANY (%(history)s))"""
 
 # Values of a generated column follow from others.
 _COLUMNS: Final = """
@@ -50,17 +50,20 @@ class _Table:
         return f"{self.schema}.{self.name}"
 
 
-def lost_by(session: Session, down: Callable[[], None], txids: Collection[int]) -> list[str]:
+def lost_by(
+    session: Session, down: Callable[[], None], txids: Collection[int], history: Collection[str]
+) -> list[str]:
     """What *down* would lose, in words; empty when nothing. Inside an open transaction, which it leaves open.
 
     txids: the transactions that applied the migration (`txid_current()`); what only they wrote is no loss,
-    because applying writes it again. The tables concerned stay locked against readers and writers until the
-    transaction ends. *down* has been rolled back when this returns.
+    because applying writes it again, and neither is what is in the tables named *history*. The tables
+    concerned stay locked against readers and writers until the transaction ends. *down* has been rolled back
+    when this returns.
     """
-    before, changes_before = _tables(session), _changes(session)
+    before, changes_before = _tables(session, history), _changes(session)
     session.execute("SAVEPOINT godwit_down")
     down()
-    after, changes = _tables(session), _changes(session)
+    after, changes = _tables(session, history), _changes(session)
     own = [txid % 2**32 for txid in txids]
     written = {
         oid: _count(session, after[oid], own, _TRUE, own_rows=True)
@@ -99,10 +102,12 @@ def lost_by(session: Session, down: Callable[[], None], txids: Collection[int]) 
     return losses
 
 
-def _tables(session: Session) -> dict[int, _Table]:
+def _tables(session: Session, history: Collection[str]) -> dict[int, _Table]:
     found = {
         oid: _Table(schema, name, file or 0, {})
-        for oid, schema, name, file in session.execute(_TABLES, {"schema": session.schema})
+        for oid, schema, name, file in session.execute(
+            _TABLES, {"schema": session.schema, "history": list(history)}
+        )
     }
     for oid, number, name, default in session.execute(_COLUMNS, {"oids": list(found)}):
         found[oid].columns[number] = (name, default)

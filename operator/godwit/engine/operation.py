@@ -14,7 +14,8 @@ from godwit.contract.request import PlanRef
 from godwit.engine import journal
 from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed, fail
-from godwit.engine.formats.prisma import read_history
+from godwit.engine.formats.base import MigrationFormat
+from godwit.engine.formats.registry import format_of
 from godwit.engine.journal import Entry, Event
 from godwit.engine.model import History, HistoryRow, Plan, Source
 from godwit.engine.plan import plan_of
@@ -107,7 +108,7 @@ def planned_again(session: Session, source: Source, ref: PlanRef, *, policy: Pol
 
     Raises StepFailed: StateMoved, PlanChanged, or what refuses the plan.
     """
-    base = check_base(session, ref, own)
+    base = check_base(session, ref, own, format_of(source.format))
     plan = plan_of(session, source, policy=policy, target=ref.target, history=base)
     if plan.refusal is not None:
         raise fail(
@@ -126,12 +127,12 @@ def planned_again(session: Session, source: Source, ref: PlanRef, *, policy: Pol
     return plan
 
 
-def check_base(session: Session, ref: PlanRef, own: Own) -> History:
+def check_base(session: Session, ref: PlanRef, own: Own, format: MigrationFormat) -> History:  # noqa: A002
     """The history as it was before this operation, after making sure that nobody else changed it since.
 
     Raises StepFailed(StateMoved): other tools than ours write no journal row, but history rows.
     """
-    history = read_history(session)
+    history = format.read_history(session)
     standing = {row.id for row in history.applied}
     gone = [name for name, entry in own.applied.items() if entry.detail["row"] not in standing]
     base = own.without(history)
@@ -198,7 +199,7 @@ def facts(ctx: StepContext, session: Session, own: Own, total: int) -> Facts:
 
 def _facts(ctx: StepContext, session: Session, total: int) -> Facts:
     own = Own.read(session, ctx.request.operation)
-    history = read_history(session)
+    history = ctx.format.read_history(session)
     return Facts(
         applied=len(own.applied),
         reverted=len(own.reverted),

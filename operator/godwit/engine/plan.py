@@ -1,6 +1,6 @@
 """The plan: what is to run, and everything found on the way. `make_plan` is pure; the rest reads for it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import psycopg
@@ -14,8 +14,7 @@ from godwit.contract.request import Direction, PlanInput
 from godwit.engine import journal, ownership
 from godwit.engine.compare import LATEST, NOTHING, aim, compare, downgrade_finding, warning
 from godwit.engine.errors import StepFailed, from_postgres
-from godwit.engine.formats.prisma import read_history
-from godwit.engine.formats.prisma_folder import sort_key
+from godwit.engine.formats.registry import format_of
 from godwit.engine.model import History, Mode, Plan, Script, Source, state_digest
 from godwit.engine.obstacles import swap_obstacles
 from godwit.engine.redact import redact
@@ -87,8 +86,8 @@ def make_plan(
         ),
         from_state=history.state,
         to_state=to_state,
-        current=_newest(row.name for row in history.applied),
-        target=_newest(expected),
+        current=_newest(source, (row.name for row in history.applied)),
+        target=_newest(source, expected),
         applied=len(history.applied),
         pending=len(content),
         pending_names=tuple(name for name, _, _ in content[:_FIRST_NAMES]),
@@ -102,8 +101,8 @@ def make_plan(
     return Plan(outcome, tuple(steps), tuple(findings), chosen.direction, expected)
 
 
-def _newest(names: Any) -> str:
-    return max(names, key=sort_key, default=NOTHING)
+def _newest(source: Source, names: Iterable[str]) -> str:
+    return max(names, key=format_of(source.format).sort_key, default=NOTHING)
 
 
 def _summary(findings: Sequence[Finding]) -> Findings:
@@ -137,7 +136,7 @@ def plan_of(
     invalid = session.execute(_INVALID_INDEXES, [session.schema]).fetchall()
     return make_plan(
         source,
-        history or read_history(session),
+        history or format_of(source.format).read_history(session),
         journal.kept_downs(session),
         identity=session.identity,
         policy=effective_policy(session, policy),

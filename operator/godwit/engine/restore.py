@@ -176,7 +176,7 @@ def _build(job: _Job, session: Session) -> None:
 
 def _swap(job: _Job, session: Session, live: Session, restored: Session) -> RestoreOutcome:
     ctx, names = job.ctx, job.names
-    verify_built(restored, job.manifest)
+    verify_built(restored, job.manifest, job.ctx.format)
     ctx.cancelled.check(standing=AS_IT_WAS)
     ctx.point("restore.before_fence")
     # Not to be cut short when the step is told to end: this session lifts the fence.
@@ -239,7 +239,7 @@ def _behind_fence(job: _Job, fence: Fence, live: Session, restored: Session) -> 
 def _judge(job: _Job, live: Session) -> dict[str, Written]:
     """Count what was written since the backup; raise when it may not be lost."""
     since = job.manifest.started_at
-    written = written_since(live, job.manifest.snapshot, job.manifest.tables)
+    written = written_since(live, job.manifest.snapshot, job.manifest.tables, job.ctx.format.TABLES)
     job.ctx.log.info(
         "restore.counted",
         message=f"{_rows(total(written.values()))} written since {since:%Y-%m-%dT%H:%M:%SZ}",

@@ -11,18 +11,17 @@ from godwit.contract.policy import Environment
 from godwit.contract.reasons import Reason
 from godwit.contract.request import RevertInput, RevertScope
 from godwit.engine import journal, ownership
+from godwit.engine.attempt import attempt
 from godwit.engine.context import StepContext
-from godwit.engine.errors import StepFailed, fail, from_postgres
+from godwit.engine.errors import StepFailed, fail
 from godwit.engine.execute import Piece, Run, ScriptError, explain, send, start_run, transactional
-from godwit.engine.formats import prisma
 from godwit.engine.journal import Event
-from godwit.engine.lock import check_fence, migration_lock
 from godwit.engine.loss import lost_by
-from godwit.engine.model import Mode, PlannedMigration
+from godwit.engine.model import PlannedMigration
 from godwit.engine.operation import Own, check_base, facts, planned_again, row_as_json
 from godwit.engine.session import Session
 from godwit.engine.statements import parse
-from godwit.engine.statementwise import Left, Progress, may_commit, progress_of, run_statements
+from godwit.engine.statementwise import Left, Progress, in_transaction, progress_of, run_statements
 
 _UNCERTAIN: Final = "What was taken back before stays so; the journal in the database tells."
 _UNTOUCHED: Final = "Nothing was taken back by this step."
@@ -33,37 +32,9 @@ def revert_verb(ctx: StepContext, verb: RevertInput) -> RevertOutcome:
 
     With scope Operation only what loses nothing, unless the policy consents: all of it, or nothing is begun.
     With scope Plan a person has asked for the older version, and in Production for the downgrade as well.
-    Raises StepFailed, with a RevertOutcome beside it from the moment on when something may have been written.
+    Raises StepFailed as `attempt`.
     """
-    with ctx.session(writing=True) as session, migration_lock(ctx, session):
-        done = journal.find_done(session, ctx.request, verb.verb)
-        if done is not None:
-            ctx.resumed.set()
-            head = journal.head(session)
-            return RevertOutcome.model_validate(done).model_copy(update={"journal_head": head})
-        check_fence(ctx, session)
-        ownership.take_turn(session, ctx.request, verb.verb)
-        ownership.claim(session, ctx.request)
-        reverting = _Reverting(ctx, session, verb)
-        try:
-            reverting.choose()
-            reverting.all()
-            outcome = reverting.outcome()
-            with session.conn.transaction():
-                journal.ensure(session)
-                ownership.write_stamp(session, ctx.request.environment)
-                head = journal.record_done(session, ctx.request, verb.verb, outcome)
-                ownership.claim(session, ctx.request)
-            ctx.point("revert.after_record")
-            return outcome.model_copy(update={"journal_head": head})
-        except StepFailed as exc:
-            outcome = reverting.outcome(exc)
-            if exc.failure.reason is not Reason.CONNECTION_LOST:  # that one goes on in the next attempt
-                ownership.release_quietly(session, ctx.request.operation)
-            raise exc.beside(outcome) from exc.__cause__
-        except psycopg.Error as exc:
-            lost = from_postgres(exc, default=Reason.INTERNAL_ERROR, standing=_UNCERTAIN)
-            raise lost.beside(reverting.outcome(lost)) from exc
+    return attempt(ctx, verb, RevertOutcome, lambda session: _Reverting(ctx, session, verb))
 
 
 class _Tried(Exception):  # noqa: N818  ends the rehearsal of a way back; nothing went wrong
@@ -84,8 +55,8 @@ class _Reverting:
         self.taken: list[str] = []
         self.lossless = verb.scope is RevertScope.OPERATION and not verb.policy.allow_data_loss
 
-    def choose(self) -> None:
-        """What is left to take back, newest application first. Raises StepFailed when it must not be."""
+    def _choose(self) -> None:
+        """What is left to take back, newest application first."""
         stamped = ownership.stamp(self.session)
         environment = Environment.stricter(self.ctx.request.environment, stamped)
         if self.verb.scope is RevertScope.PLAN:
@@ -100,7 +71,7 @@ class _Reverting:
             self.steps = [s for s in plan.steps if s.name not in self.own.reverted]
             self.total = len(plan.steps)
             return
-        check_base(self.session, self.verb.plan, self.own)
+        check_base(self.session, self.verb.plan, self.own, self.ctx.format)
         half = self.own.unfinished("Apply")
         if half:
             self.partial = half
@@ -126,17 +97,13 @@ class _Reverting:
         step = PlannedMigration(name, entry.checksum, parsed)
         if self.lossless and entry.detail["destructive"]:
             raise _lossy(name, "it destroyed or rewrote data, which its down.sql does not bring back")
-        if self.lossless and not self._in_transaction(step) and parsed.destructive:
+        if self.lossless and not in_transaction(self.session, step) and parsed.destructive:
             raise _lossy(name, "its down.sql destroys outside a transaction, where nothing can be counted")
         return step
 
-    def _in_transaction(self, step: PlannedMigration) -> bool:
-        if step.run.mode is Mode.ALONE:
-            return not may_commit(self.session, step)
-        return step.run.mode is Mode.WHOLE
-
-    def all(self) -> None:
-        """Take back what is left. Raises StepFailed at the first that does not get through."""
+    def perform(self) -> None:
+        """Take back what is left. Raises StepFailed when it must not be, and at the first that fails."""
+        self._choose()
         with start_run(self.ctx, self.session, self.verb.policy, self.verb.verb) as run:
             if self.lossless and len(self.steps) > 1:
                 self._try_all(run)
@@ -154,7 +121,7 @@ class _Reverting:
 
         Otherwise the newest would be gone already when an older one turns out to be kept.
         """
-        steps = [s for s in self.steps if self._in_transaction(s)]
+        steps = [s for s in self.steps if in_transaction(self.session, s)]
         if not steps:
             return
 
@@ -186,14 +153,14 @@ class _Reverting:
         def down() -> None:
             send(self.session, step.run.body)
 
-        lost = lost_by(self.session, down, self.own.txids(step.name))
+        lost = lost_by(self.session, down, self.own.txids(step.name), self.ctx.format.TABLES)
         if lost:
             why = f"since then was written: {'; '.join(lost[:5])}"
             raise _lossy(step.name, why, standing=self._standing(step.name))
 
     def _one(self, run: Run, step: PlannedMigration) -> None:
         progress = progress_of(self.own.entries, step, self.verb.verb)
-        if progress.started is None and self._in_transaction(step):
+        if progress.started is None and in_transaction(self.session, step):
             transactional(
                 run,
                 Piece.whole(step.name, step.run),
@@ -207,7 +174,7 @@ class _Reverting:
         run_statements(run, step, progress, settle=lambda left: self._settle(step, left))
         run.point("before_commit")
         with self.session.conn.transaction():
-            prisma.lock_history(self.session)
+            self.ctx.format.lock_history(self.session)
             self._taken(run, step)
         run.point("after_commit")
 
@@ -220,15 +187,15 @@ class _Reverting:
         return f"{name} stays applied, its way back was rolled back; {before}."
 
     def _prepare(self, step: PlannedMigration) -> None:
-        prisma.lock_history(self.session)
+        self.ctx.format.lock_history(self.session)
         journal.ensure(self.session)
         ownership.write_stamp(self.session, self.ctx.request.environment)
         self._refuse_loss(step)
 
     def _taken(self, run: Run, step: PlannedMigration) -> None:
         run.point("before_history")
-        rows = [r for r in prisma.read_history(self.session).rows if r.name == step.name]
-        prisma.remove_row(self.session, step.name)
+        rows = [r for r in self.ctx.format.read_history(self.session).rows if r.name == step.name]
+        self.ctx.format.remove_row(self.session, step.name)
         self._append(Event.REVERTED, step, rows=[row_as_json(row) for row in rows])
 
     def _append(self, event: Event, step: PlannedMigration, **detail: object) -> None:

@@ -10,13 +10,12 @@ was still running from rows committed before. Therefore the writers that the sna
 began after the oldest running one, are read from the rows themselves while the snapshot is held.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from psycopg import sql
 
 from godwit.contract.base import Model
-from godwit.engine.formats import prisma
 from godwit.engine.journal import SCHEMA as JOURNAL_SCHEMA
 from godwit.engine.session import Session
 
@@ -117,18 +116,21 @@ def count_tables(session: Session, snapshot: str) -> dict[str, TableCount]:
     return counts
 
 
-def written_since(session: Session, snapshot: str, tables: Mapping[str, TableCount]) -> dict[str, Written]:
+def written_since(
+    session: Session, snapshot: str, tables: Mapping[str, TableCount], history: Collection[str]
+) -> dict[str, Written]:
     """What was written to each table since *snapshot*, by `schema.table`; tables without writes are left out.
 
-    The history table and the journal do not count: they are the restore's own business. A table that is new
-    since counts with all its rows, one that was dropped with all that it had. Row security as above.
+    The history tables, named by *history*, and the journal do not count: they are the restore's own business.
+    A table that is new since counts with all its rows, one that was dropped with all that it had. Row
+    security as above.
     """
     found: dict[str, Written] = {}
     there = {f"{s}.{n}": (s, n, oid, filenode) for s, n, oid, filenode in session.execute(TABLES).fetchall()}
     with session.conn.transaction():
         session.execute("SET LOCAL row_security = off")
         for key, (schema, name, oid, filenode) in there.items():
-            if _own(session, schema, name):
+            if _own(session, history, schema, name):
                 continue
             before = tables.get(key)
             same = before is None or (before.oid, before.filenode) == (oid, filenode or 0)
@@ -138,7 +140,7 @@ def written_since(session: Session, snapshot: str, tables: Mapping[str, TableCou
             found[key] = _since(session, snapshot, schema, name, before)
     for key, before in tables.items():
         schema, _, name = key.partition(".")
-        if key not in there and not _own(session, schema, name):
+        if key not in there and not _own(session, history, schema, name):
             found[key] = Written(gone=before.rows)
     if _LARGE_OBJECTS not in there and f"{_LARGE_OBJECTS}_metadata" in there:
         found[_LARGE_OBJECTS] = Written(unknown=True)
@@ -160,8 +162,8 @@ def _since(session: Session, snapshot: str, schema: str, name: str, before: Tabl
     return Written(added=row[0], gone=before.rows - row[1])
 
 
-def _own(session: Session, schema: str, name: str) -> bool:
-    return schema == JOURNAL_SCHEMA or (schema, name) == (session.schema, prisma.TABLE)
+def _own(session: Session, history: Collection[str], schema: str, name: str) -> bool:
+    return schema == JOURNAL_SCHEMA or (schema == session.schema and name in history)
 
 
 def _bounds(snapshot: str) -> tuple[int, int]:

@@ -21,8 +21,8 @@ from godwit.contract.reasons import Reason
 from godwit.contract.request import Direction, Format
 from godwit.contract.source import source_content
 from godwit.engine.errors import StepFailed, fail
-from godwit.engine.formats import prisma_folder
 from godwit.engine.formats.prisma_folder import DOWN, LOCK, UP
+from godwit.engine.formats.registry import format_of
 from godwit.engine.model import Source
 
 SIZE_LIMIT: Final = 64 * 1024 * 1024
@@ -40,9 +40,7 @@ def read_source(folder: Path, format: Format) -> Source:  # noqa: A002  the cont
     Links are followed inside of *folder* only. Raises StepFailed: SourceInvalid, EncodingInvalid,
     ProviderMismatch.
     """
-    match format:
-        case Format.PRISMA:
-            return prisma_folder.build(_Reader(folder).files())
+    return format_of(format).build(_Reader(folder).files())
 
 
 def pinned_content(folder: Path) -> str:

@@ -45,7 +45,14 @@ SELECT coalesce(bool_or(l.lanname NOT IN ('plpgsql', 'sql')
  WHERE p.prokind = 'p' AND position(lower(p.proname) IN lower(%s)) > 0"""
 
 
-def may_commit(session: Session, planned: PlannedMigration) -> bool:
+def in_transaction(session: Session, planned: PlannedMigration) -> bool:
+    """Whether the file runs in one transaction, with its history row and its journal row."""
+    if planned.run.mode is Mode.ALONE:
+        return not _may_commit(session, planned)
+    return planned.run.mode is Mode.WHOLE
+
+
+def _may_commit(session: Session, planned: PlannedMigration) -> bool:
     """Whether a file of one DO or CALL may commit by itself; else it runs in a transaction like any other.
 
     Only COMMIT, ROLLBACK and CALL in a procedure's own text can (manual, section 43.8); the text is searched.
@@ -295,7 +302,7 @@ def _no_waiters(run: Run, piece: Piece) -> None:
 
     Waiters of our own role are timed-out clients' leftovers, and cancelled. Raises StepFailed(LockWaiters).
     """
-    found = waiters(run.session)
+    found = waiters(run.session, run.lock_key)
     if not found:
         return
     own = run.session.execute("SELECT current_user::text, session_user::text").fetchone() or ()
@@ -303,7 +310,7 @@ def _no_waiters(run: Run, piece: Piece) -> None:
     for pid in ours:
         run.session.execute("SELECT pg_cancel_backend(%s)", [pid])
     for _ in range(_CANCEL_LOOKS if len(ours) == len(found) else 0):
-        found = waiters(run.session)
+        found = waiters(run.session, run.lock_key)
         if not found:
             return
         run.ctx.cancelled.wait(_CANCEL_SECONDS)

@@ -9,7 +9,7 @@ from godwit.contract.policy import Environment
 from godwit.contract.reasons import Reason
 from godwit.engine.compare import Aim, error, warning
 from godwit.engine.errors import StepFailed
-from godwit.engine.formats.prisma_folder import same_script
+from godwit.engine.formats.registry import format_of
 from godwit.engine.model import ParsedScript, PlannedMigration, Script, Source
 from godwit.engine.statements import parse
 
@@ -56,7 +56,7 @@ def down_steps(
     steps = []
     for row in chosen.downs:
         migration = by_name.get(row.name)
-        same = migration is not None and same_script(row.checksum, migration.up)
+        same = migration is not None and format_of(source.format).same_script(row.checksum, migration.up)
         script = kept.get(row.name) or (migration.down if migration and same else None)
         if script is None:
             findings.append(error(Reason.DOWN_MISSING, f"{row.name} has no down.sql.", row.name))

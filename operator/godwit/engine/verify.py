@@ -15,7 +15,6 @@ from godwit.engine import journal, ownership
 from godwit.engine.catalog import fingerprint, invalid_indexes
 from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed, fail
-from godwit.engine.formats.prisma import read_history
 from godwit.engine.journal import Event
 from godwit.engine.model import History
 from godwit.engine.session import Session
@@ -33,7 +32,7 @@ def verify_verb(ctx: StepContext, verb: VerifyInput) -> VerifyOutcome:
         if done is not None:
             ctx.resumed.set()
             return VerifyOutcome.model_validate(done)
-        history = read_history(session)
+        history = ctx.format.read_history(session)
         outcome = VerifyOutcome(
             state=history.state,
             current=current_of(history),

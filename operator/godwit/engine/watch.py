@@ -16,7 +16,6 @@ import psycopg
 
 from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed
-from godwit.engine.formats.prisma import TABLE
 from godwit.engine.session import Session
 
 _POLL_SECONDS: Final = 0.05
@@ -30,7 +29,7 @@ SELECT l.relation::regclass::text, l.mode
    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
    AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
    AND n.nspname NOT IN ('pg_catalog', 'pg_toast', 'information_schema', 'godwit')
-   AND NOT (n.nspname = %(schema)s AND c.relname = %(history)s)
+   AND NOT (n.nspname = %(schema)s AND c.relname = ANY (%(history)s))
  ORDER BY l.mode = 'AccessExclusiveLock' DESC LIMIT 1"""
 
 
@@ -122,7 +121,8 @@ class HoldWatch:
         return self._closed or not self._armed
 
     def _look(self, session: Session) -> str:
-        params = {"pid": self._watched.backend_pid, "schema": self._watched.schema, "history": TABLE}
+        history = list(self._ctx.format.TABLES)
+        params = {"pid": self._watched.backend_pid, "schema": self._watched.schema, "history": history}
         row = session.execute(_HELD, params).fetchone()
         return f"{row[1]} on {row[0]}" if row else ""
 

@@ -14,6 +14,7 @@ from godwit.contract.request import BackupInput, ObjectRef, RestoreInput, StepRe
 from godwit.engine.context import StepContext
 from godwit.engine.dump import backup_verb
 from godwit.engine.errors import StepFailed
+from godwit.engine.formats.prisma import TABLES
 from godwit.engine.manifest import read_manifest
 from godwit.engine.restore import restore_verb
 from godwit.engine.snapshot import written_since
@@ -86,7 +87,7 @@ class Place:
         ctx = self.context()
         manifest = read_manifest(ctx.store(), LOCATION)
         with ctx.session() as session:
-            found = written_since(session, manifest.snapshot, manifest.tables)
+            found = written_since(session, manifest.snapshot, manifest.tables, TABLES)
         return {table: (w.added, w.gone, w.unknown) for table, w in found.items()}
 
     @staticmethod

@@ -10,10 +10,14 @@ from typing import Final, LiteralString
 
 from psycopg import sql
 
+from godwit.engine.formats.prisma_folder import build as build
+from godwit.engine.formats.prisma_folder import same_script as same_script
+from godwit.engine.formats.prisma_folder import sort_key as sort_key
 from godwit.engine.model import History, HistoryRow, PlannedMigration
 from godwit.engine.session import Session
 
 TABLE: Final = "_prisma_migrations"
+TABLES: Final = (TABLE,)
 ADVISORY_KEY: Final = 72707369
 """Key of the session lock that Prisma's own command line takes (`pg_advisory_lock`), database-wide."""
 
@@ -55,6 +59,11 @@ _FINISH: Final = """
 UPDATE {table} SET applied_steps_count = applied_steps_count + 1, logs = NULL,
        finished_at = GREATEST(%(now)s, started_at)
  WHERE id = %(id)s"""
+
+
+def advisory_key(session: Session) -> int:  # noqa: ARG001  the interface's
+    """The key is one for all databases of a server; the lock itself belongs to the session's database."""
+    return ADVISORY_KEY
 
 
 def read_history(session: Session) -> History:

@@ -1,0 +1,61 @@
+"""What Godwit has to know of a migration tool: its folder, its history table, its lock.
+
+One module for each tool meets this interface as a whole. The folder's functions are pure; the history's run
+on the session that they are given, in its open transaction where there is one, and raise psycopg.Error.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from godwit.engine.model import History, PlannedMigration, Script, Source
+from godwit.engine.session import Session
+
+
+class MigrationFormat(Protocol):
+    """A tool's layout of files, and the rows that the tool itself would read and write."""
+
+    @property
+    def TABLES(self) -> tuple[str, ...]:  # noqa: N802  a module's constant
+        """Names of the tool's own tables, in the session's schema: no data of the application."""
+
+    def build(self, files: Mapping[str, bytes]) -> Source:
+        """The source in *files*, keyed by path below the folder.
+
+        Raises StepFailed: SourceInvalid, EncodingInvalid, ProviderMismatch.
+        """
+
+    def sort_key(self, name: str) -> Any:
+        """The tool's order of migrations, by name."""
+
+    def same_script(self, stored: str, script: Script) -> bool:
+        """Whether the history's checksum is that of *script*, as the tool compares them."""
+
+    def advisory_key(self, session: Session) -> int:
+        """Key of the session lock (`pg_advisory_lock`) that the tool takes while it migrates."""
+
+    def read_history(self, session: Session) -> History:
+        """What the history says; no table is a history of its own. Writes nothing."""
+
+    def ensure_table(self, session: Session) -> None:
+        """Make the schema and the history table where they are missing."""
+
+    def lock_history(self, session: Session) -> None:
+        """Keep other writers off the history until the transaction ends, also those without the lock."""
+
+    def record_started(self, session: Session, planned: PlannedMigration) -> str:
+        """Add what the tool writes before it runs a migration outside a transaction. Returns the row's id."""
+
+    def record_finished(self, session: Session, row_id: str) -> None:
+        """Mark a started row as applied."""
+
+    def record_failed(self, session: Session, row_id: str, logs: str) -> None:
+        """Keep the error text, free of secrets and row data, where the tool has a place for it."""
+
+    def record_rolled_back(self, session: Session, row_id: str) -> None:
+        """Mark an unfinished row as rolled back: free to be tried again."""
+
+    def record_applied_in_transaction(self, session: Session, planned: PlannedMigration) -> str:
+        """Add the finished row of a migration inside its own transaction. Returns the row's id."""
+
+    def remove_row(self, session: Session, name: str) -> int:
+        """Delete the rows of a migration that was taken back, and say how many there were."""

@@ -1,0 +1,14 @@
+"""The migration tools that Godwit knows, by the contract's name of their format."""
+
+from typing import Final
+
+from godwit.contract.request import Format
+from godwit.engine.formats import prisma
+from godwit.engine.formats.base import MigrationFormat
+
+_FORMATS: Final[dict[Format, MigrationFormat]] = {Format.PRISMA: prisma}
+
+
+def format_of(format: Format) -> MigrationFormat:  # noqa: A002  the contract's word
+    """The tool's module."""
+    return _FORMATS[format]
