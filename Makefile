@@ -35,7 +35,7 @@ help: ## Show these targets
 demo: $(VENV) ## Run the main job here: embedded PostgreSQL, local cluster (under 3 minutes from a fresh clone)
 	$(VENV)/bin/godwit demo
 
-test: $(VENV) ## Run every test, the real Kubernetes included (Linux, root, Go >= 1.26; or GODWIT_TEST_KUBECONFIG)
+test: $(VENV) ## Run every test, the real Kubernetes included (Linux, root, Node >= 20, Go >= 1.26; or GODWIT_TEST_KUBECONFIG)
 	$(PY) -m pytest -m "not cluster" -n $(JOBS) --dist loadfile $(ARGS)
 	$(PY) -m pytest -m cluster --reruns 1 -rR $(ARGS)
 
