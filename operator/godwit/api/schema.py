@@ -7,6 +7,7 @@ booleans ("Specifying a structural schema" in the Kubernetes documentation of cu
 import ast
 import inspect
 import textwrap
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -88,6 +89,7 @@ class _Generator(GenerateJsonSchema):
         return False
 
 
+@cache
 def _attribute_docs(cls: type[BaseModel]) -> dict[str, str]:
     """Docstrings below the fields of *cls* and its bases (the contract's models do not collect them)."""
     found: dict[str, str] = {}
