@@ -4,7 +4,7 @@ import psycopg
 import pytest
 
 from godwit.contract.policy import Environment
-from godwit.engine.blockers import blockers, lock_mode
+from godwit.engine.blockers import blockers, look
 from godwit.engine.model import Script
 from godwit.engine.statements import parse
 
@@ -64,13 +64,73 @@ def test_what_a_role_may_not_see_is_called_hidden(project, role):
         assert "for a hidden time" in str(found)
 
 
+A, B = "public.a", "public.b"
+SHARE, ROW, ALL = "ShareLock", "ShareRowExclusiveLock", "AccessExclusiveLock"
+
+
 @pytest.mark.parametrize(
-    ("sql", "mode"),
+    ("case", "sql", "taken"),
     [
-        ("CREATE INDEX ON a (id)", "ShareLock"),
-        ("CREATE TABLE c PARTITION OF p DEFAULT", "AccessExclusiveLock"),
-        ("TRUNCATE a", "AccessExclusiveLock"),
+        (
+            "the strongest mode of each, ordered by name",
+            "TRUNCATE b; CREATE INDEX ON a (id);" * 2,
+            [(A, SHARE), (B, ALL)],
+        ),
+        (
+            "a foreign key lets both be read",
+            "ALTER TABLE b ADD FOREIGN KEY (id) REFERENCES a",
+            [(A, ROW), (B, ROW)],
+        ),
+        (
+            "beside a column not",
+            "ALTER TABLE b ADD FOREIGN KEY (id) REFERENCES a, ADD x int",
+            [(A, ROW), (B, ALL)],
+        ),
+        ("the table of an index that is dropped", "DROP INDEX a_name", [(A, ALL)]),
+        (
+            "what comes after work with rows is not taken ahead",
+            "ALTER TABLE b ADD x int; UPDATE b SET x = 1; DROP TABLE a",
+            [(B, ALL)],
+        ),
+        ("nor after a validation", "ALTER TABLE a VALIDATE CONSTRAINT k; DROP TABLE b", []),
+        (
+            "nor after a SET, which may give names another meaning",
+            "SET LOCAL search_path = x; DROP TABLE b",
+            [],
+        ),
+        ("what is not there", "ALTER TABLE IF EXISTS c ADD x int", []),
+        ("what the file makes itself", "CREATE TABLE c (id int); ALTER TABLE c ADD x int", []),
+        ("a view cannot be", "CREATE OR REPLACE VIEW v AS SELECT 2 AS x", []),
+        (
+            "a catalog is not",
+            "ALTER TABLE pg_catalog.pg_class SET (fillfactor = 90), ALTER relname SET NOT NULL",
+            [],
+        ),
     ],
 )
-def test_the_lock_that_a_statement_takes(sql, mode):
-    assert lock_mode(statements(sql)[0]) == mode
+def test_what_is_locked_ahead(project, case, sql, taken):
+    project.database.psql(
+        "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int); CREATE VIEW v AS SELECT 1 AS x;"
+        "CREATE INDEX a_name ON a (id);"
+    )
+    with project.context().session() as session:
+        assert list(look(session, statements(sql)).lockable) == taken, case
+
+
+def test_the_tables_that_a_dropped_tables_keys_point_to_are_looked_at(project):
+    project.database.psql("CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int REFERENCES a);")
+    with psycopg.connect(project.uri) as other, project.context().session() as session:
+        other.execute("SELECT * FROM a")
+        assert [b.relation for b in blockers(session, statements("DROP TABLE b"))] == ["a"]
+
+
+def test_a_table_that_the_role_may_only_point_to_is_left_to_the_statement(project, role):
+    owner = role("owner", owns=True)
+    project.database.psql(
+        f"CREATE TABLE a (id int PRIMARY KEY); GRANT REFERENCES ON a TO {owner};"
+        f"CREATE TABLE b (id int); ALTER TABLE b OWNER TO {owner};"
+    )
+    project.uri = project.database.uri_as(owner)
+    with project.context().session() as session:
+        seen = look(session, statements("ALTER TABLE b ADD FOREIGN KEY (id) REFERENCES a"))
+    assert seen.lockable == ((B, ROW),)

@@ -16,6 +16,22 @@ from godwit.contract.request import BackupType, Direction
 T = TypeVar("T", bound=Model)
 
 
+class LockHolder(Model):
+    """A session that stands in a migration's way. What the role may not see is empty."""
+
+    pid: int | None = None
+    """Its server process; None for a prepared transaction."""
+    user: str = ""
+    application: str = ""
+    query_start: datetime | None = None
+    """When its query began; of an idle one, its last query."""
+    relation: str = ""
+    mode: str = ""
+    """Mode of the lock, as in pg_locks."""
+    query: str = ""
+    """Start of its query's text; only where `showBlockingQueries` allows it."""
+
+
 class Failure(Model):
     """Why a step, or an object, did not get on: what happened, where the database stands, what to do next.
 
@@ -34,6 +50,8 @@ class Failure(Model):
     """Start of the statement, passwords redacted."""
     sqlstate: str = ""
     hint: str = ""
+    blockers: tuple[LockHolder, ...] = ()
+    """Who was in the way, the first five, where the reason is a busy lock."""
 
     @property
     def terminal(self) -> bool:
@@ -272,8 +290,8 @@ class StepOutcome(Model):
         return StepOutcome.model_validate_json(data)
 
 
-_FREE_TEXT = {"message", "standing", "statement", "hint", "why"}
-_SAMPLES = {"first", "pendingNames", "warnings"}
+_FREE_TEXT = {"message", "standing", "statement", "hint", "why", "query"}
+_SAMPLES = {"first", "pendingNames", "warnings", "blockers"}
 
 
 def _shorten(value: Any, limit: int, key: str = "") -> Any:

@@ -80,6 +80,10 @@ class Policy(Model):
     """How long tries that met a busy lock are repeated before the run gives up."""
     statement_timeout_ms: int = Field(default=0, ge=0)
     """`statement_timeout` of each statement; 0: bounded by `max_lock_hold_ms` only."""
+    concurrent_budget_ms: int = Field(default=21_600_000, ge=1)
+    """How long one CONCURRENTLY may take: it keeps nobody out, but waits for every older transaction."""
+    show_blocking_queries: bool = False
+    """Whether the text of queries that stand in the way may be told."""
     checks: tuple[SqlCheck, ...] = ()
     backup_required: bool = True
     allow_downgrade: bool = False

@@ -5,51 +5,68 @@ that has been in its transaction for longer than `lock_timeout`: the try is not 
 """
 
 import json
-import random
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from pglast.parser import parse_sql_json
 
-from godwit.contract.reasons import Reason
-from godwit.engine.context import StepContext
-from godwit.engine.errors import StepFailed, fail
+from godwit.contract.outcome import LockHolder
+from godwit.engine.locks import ACCESS_EXCLUSIVE, CONFLICTS, strongest, table_locks
 from godwit.engine.model import Statement
+from godwit.engine.redact import redact
 from godwit.engine.session import Session
 
-_LOOK_SECONDS: Final = 0.5
-_BACKOFF_SECONDS: Final = (1.0, 30.0)
+_SHOWN: Final = 5
+_QUERY_LIMIT: Final = 200
 
-_ALL: Final = (
-    "AccessShareLock",
-    "RowShareLock",
-    "RowExclusiveLock",
-    "ShareUpdateExclusiveLock",
-    "ShareLock",
-    "ShareRowExclusiveLock",
-    "ExclusiveLock",
-    "AccessExclusiveLock",
-)
-# What each mode conflicts with: manual, table 13.2.
-_CONFLICTS: Final = {
-    "ShareLock": tuple(m for m in _ALL[2:] if m != "ShareLock"),
-    "ShareRowExclusiveLock": _ALL[2:],
-    "AccessExclusiveLock": _ALL,
+# Statements that take long, or after which a name may mean another table: what comes later is not locked in
+# advance, or others would be kept out for all that time.
+_WORK: Final = {
+    "CallStmt",
+    "CopyStmt",
+    "CreateTableAsStmt",
+    "DeleteStmt",
+    "DoStmt",
+    "ExecuteStmt",
+    "InsertStmt",
+    "MergeStmt",
+    "RefreshMatViewStmt",
+    "SelectStmt",
+    "UpdateStmt",
+    "VariableSetStmt",
 }
 
-# An autovacuum gives way by itself when somebody waits for its table (manual, section 25.1.6).
-_HOLDERS: Final = """
-SELECT l.pid, coalesce(a.application_name, ''), coalesce(a.usename::text, ''), coalesce(a.state, ''),
-       l.relation::regclass::text, l.mode, extract(epoch FROM clock_timestamp() - a.xact_start)::float8,
-       coalesce(l.virtualtransaction, '')
-  FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
- WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
-   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-   AND l.relation IN (SELECT to_regclass(name) FROM unnest(%(relations)s::text[]) AS name)
-   AND l.mode = ANY (%(modes)s)
-   AND coalesce(a.backend_type, '') <> 'autovacuum worker'"""
+# A DROP INDEX locks the index's table, and a DROP TABLE those that its foreign keys point to: what only the
+# catalog knows. An autovacuum gives way by itself when somebody waits for its table (manual, section 25.1.6).
+# LOCK TABLE takes tables alone, of a role that may write them (manual, LOCK).
+_LOOK: Final = """
+WITH named AS (
+  SELECT coalesce(i.indrelid, c.oid) AS relation, w.conflicts, w.take
+    FROM unnest(%(relations)s::text[], %(conflicts)s::text[], %(take)s::text[]) AS w (name, conflicts, take)
+    JOIN pg_class c ON c.oid = to_regclass(w.name) LEFT JOIN pg_index i ON i.indexrelid = c.oid
+), wanted AS (
+  SELECT relation, conflicts, take FROM named
+  UNION SELECT k.confrelid, %(every)s, ''
+    FROM pg_constraint k
+   WHERE k.contype = 'f' AND k.conrelid IN (SELECT to_regclass(name) FROM unnest(%(dropped)s::text[]) AS name)
+)
+SELECT CASE WHEN c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+                 AND has_table_privilege(c.oid, 'UPDATE, DELETE, TRUNCATE')
+            THEN format('%%I.%%I', n.nspname, c.relname) ELSE '' END, w.take, h.*
+  FROM wanted w JOIN pg_class c ON c.oid = w.relation JOIN pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN LATERAL (
+    SELECT l.pid, coalesce(a.application_name, '') AS application, coalesce(a.usename::text, '') AS who,
+           coalesce(a.state, '') AS state, l.relation::regclass::text AS relation, l.mode AS held,
+           extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS age,
+           coalesce(l.virtualtransaction, '') AS transaction, a.query_start, coalesce(a.query, '') AS query
+      FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
+     WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
+       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+       AND l.relation = w.relation AND l.mode = ANY (string_to_array(w.conflicts, ','))
+       AND coalesce(a.backend_type, '') <> 'autovacuum worker'
+  ) h ON true"""
 
 
 @dataclass(frozen=True)
@@ -65,54 +82,95 @@ class Blocker:
     age: float | None
     """Seconds since its transaction began; None where the role may not see it."""
     transaction: str
+    query_start: datetime | None = None
+    query: str = ""
 
     def __str__(self) -> str:
         who = f"process {self.pid}" if self.pid else "a prepared transaction"
         what = f"{self.application or 'no application name'}, user {self.user or 'hidden'}"
         since = "a hidden time" if self.age is None else f"{self.age:.0f} s"
-        return f"{who} ({what}, {self.state or 'state hidden'}, for {since}) on {self.relation}"
+        where = f" on {self.relation}" if self.relation else ""
+        return f"{who} ({what}, {self.state or 'state hidden'}, for {since}){where}"
+
+    def holder(self, *, show_query: bool) -> LockHolder:
+        """As the contract tells it; its query's text, which may hold row data, only where that is allowed."""
+        query = " ".join(redact(self.query).split())
+        return LockHolder(
+            pid=self.pid,
+            user=self.user,
+            application=self.application,
+            query_start=self.query_start,
+            relation=self.relation,
+            mode=self.mode,
+            query=query[:_QUERY_LIMIT] if show_query else "",
+        )
 
 
-def lock_mode(statement: Statement) -> str:
-    """The strongest table lock that a statement with locks takes (manual, section 13.3.1)."""
-    match statement.tag:
-        case "IndexStmt":
-            return "ShareLock"
-        case "CreateTrigStmt":
-            return "ShareRowExclusiveLock"
-        case "CreateStmt" | "AlterTableStmt":
-            return "ShareRowExclusiveLock" if _only_foreign_keys(statement) else "AccessExclusiveLock"
-        case _:
-            return "AccessExclusiveLock"
+@dataclass(frozen=True)
+class Look:
+    """What a look at the locks saw."""
+
+    blockers: tuple[Blocker, ...] = ()
+    lockable: tuple[tuple[str, str], ...] = ()
+    """Tables that are there and that the role may lock by LOCK TABLE, with the mode, in a fixed order."""
 
 
-def _only_foreign_keys(statement: Statement) -> bool:
-    """Whether foreign keys are all that a CREATE TABLE or ALTER TABLE needs of tables that exist."""
-    node = json.loads(parse_sql_json(statement.text))["stmts"][0]["stmt"][statement.tag]
-    if statement.tag == "CreateStmt":
-        return "partbound" not in node
-    definitions = [c["AlterTableCmd"].get("def", {}).get("Constraint", {}) for c in node.get("cmds", ())]
-    return all(d.get("contype") == "CONSTR_FOREIGN" for d in definitions)
-
-
-def blockers(session: Session, statements: Iterable[Statement]) -> list[Blocker]:
-    """Who holds a lock now that conflicts with what *statements* will take."""
-    wanted: dict[str, set[str]] = {}
+def locks_of(statements: Iterable[Statement]) -> dict[str, str]:
+    """The relations that *statements* lock against readers or writers, each with its strongest mode."""
+    found: dict[str, str] = {}
     for statement in statements:
-        if statement.locks:
-            wanted.setdefault(lock_mode(statement), set()).update(statement.locks)
+        if not statement.locks:
+            continue
+        ((tag, node),) = json.loads(parse_sql_json(statement.text))["stmts"][0]["stmt"].items()
+        for name, mode in table_locks(tag, node):
+            if name in statement.locks:
+                found[name] = strongest((mode, found.get(name, mode)))
+    return found
+
+
+def before_work(statements: Sequence[Statement]) -> Sequence[Statement]:
+    """Those that come before the first one that may take long: their locks can be taken in advance."""
+    for index, statement in enumerate(statements):
+        validates = statement.tag == "AlterTableStmt" and not statement.locks
+        if statement.tag in _WORK or validates:
+            return statements[:index]
+    return statements
+
+
+def look(session: Session, statements: Sequence[Statement]) -> Look:
+    """Who holds a lock that conflicts with what *statements* will take, and what can be taken in advance.
+
+    One round trip; none where nothing is locked. Raises psycopg.Error.
+    """
+    locks, ahead = locks_of(statements), locks_of(before_work(statements))
+    if not locks:
+        return Look()
+    params = {
+        "relations": list(locks),
+        "conflicts": [",".join(CONFLICTS[mode]) for mode in locks.values()],
+        "take": [ahead.get(name, "") for name in locks],
+        "every": ",".join(CONFLICTS[ACCESS_EXCLUSIVE]),
+        "dropped": [name for s in statements if s.tag == "DropStmt" for name in s.locks],
+    }
     found: dict[tuple[int | None, str], Blocker] = {}
-    for mode, relations in wanted.items():
-        params = {"relations": sorted(relations), "modes": list(_CONFLICTS[mode])}
-        for row in session.execute(_HOLDERS, params):
+    lockable: dict[str, str] = {}
+    for name, take, *row in session.execute(_LOOK, params).fetchall():
+        if name and take:
+            lockable[name] = strongest((take, lockable.get(name, take)))
+        if row[4] is not None:  # its relation: somebody is there
             blocker = Blocker(*row)
             found.setdefault((blocker.pid, blocker.relation), blocker)
-    return list(found.values())
+    return Look(tuple(found.values()), tuple(sorted(lockable.items())))
+
+
+def blockers(session: Session, statements: Sequence[Statement]) -> list[Blocker]:
+    """Who holds a lock now that conflicts with what *statements* will take. Raises psycopg.Error."""
+    return list(look(session, statements).blockers)
 
 
 _OLD: Final = """
 SELECT pid, coalesce(application_name, ''), coalesce(usename::text, ''), coalesce(state, ''),
-       datname::text, '', extract(epoch FROM clock_timestamp() - xact_start)::float8, ''
+       '', '', extract(epoch FROM clock_timestamp() - xact_start)::float8, '', query_start, query
   FROM pg_stat_activity
  WHERE pid <> pg_backend_pid() AND datname = current_database() AND backend_type = 'client backend'
    AND xact_start < clock_timestamp() - make_interval(secs => %s) ORDER BY xact_start"""
@@ -126,58 +184,26 @@ def old_transactions(session: Session, *, seconds: float) -> list[Blocker]:
     return [Blocker(*row) for row in session.execute(_OLD, [seconds])]
 
 
-class Patience:
-    """The lock budget of one migration: when a try may be made, how long to wait after a refused one."""
+_WAITED_FOR: Final = """
+SELECT nullif(b.pid, 0), coalesce(a.application_name, ''), coalesce(a.usename::text, ''),
+       coalesce(a.state, ''),
+       coalesce((SELECT min(l.relation::regclass::text) FROM pg_locks l
+                  WHERE l.pid = %(pid)s AND NOT l.granted AND l.locktype IN ('relation', 'tuple')), ''),
+       coalesce((SELECT min(l.mode) FROM pg_locks l WHERE l.pid = %(pid)s AND NOT l.granted), ''),
+       extract(epoch FROM clock_timestamp() - a.xact_start)::float8, '', a.query_start, coalesce(a.query, '')
+  FROM unnest(pg_blocking_pids(%(pid)s)) AS b (pid) LEFT JOIN pg_stat_activity a ON a.pid = b.pid"""
 
-    def __init__(self, ctx: StepContext, session: Session, *, lock_timeout_ms: int, budget_ms: int) -> None:
-        self._ctx = ctx
-        self._session = session
-        self._lock_timeout = lock_timeout_ms / 1000
-        self._budget_ms = budget_ms
-        self._deadline = time.monotonic() + budget_ms / 1000
-        self._tries = 0
-        self._first_seen: dict[tuple[int | None, str], float] = {}
 
-    def until_free(self, statements: Sequence[Statement], *, standing: str) -> None:
-        """Wait until no holder older than lock_timeout conflicts. Raises StepFailed(LockBudgetExceeded)."""
-        told = False
-        while long := [b for b in blockers(self._session, statements) if self._is_long(b)]:
-            if time.monotonic() >= self._deadline:
-                raise self._spent(long, standing)
-            if not told:
-                told = True
-                self._ctx.progress("lock.busy", message=f"waiting for {named(long)}")
-            self._pause(_LOOK_SECONDS, standing)
-
-    def after_refusal(self, statements: Sequence[Statement], *, standing: str) -> None:
-        """Wait before the next try, longer each time. Raises StepFailed(LockBudgetExceeded)."""
-        seen = blockers(self._session, statements)
-        if time.monotonic() >= self._deadline:
-            raise self._spent(seen, standing)
-        low, high = _BACKOFF_SECONDS
-        seconds = min(high, low * 2**self._tries) * random.uniform(0.5, 1)  # noqa: S311  jitter, no secret
-        self._tries += 1
-        self._ctx.progress("lock.refused", message=f"try {self._tries} met a busy lock: {named(seen)}")
-        self._pause(min(seconds, max(0.05, self._deadline - time.monotonic())), standing)
-
-    def _is_long(self, blocker: Blocker) -> bool:
-        """By its transaction's age, or by how long we have seen it where the age is hidden."""
-        first = self._first_seen.setdefault((blocker.pid, blocker.transaction), time.monotonic())
-        age = time.monotonic() - first if blocker.age is None else blocker.age
-        return age > self._lock_timeout
-
-    def _pause(self, seconds: float, standing: str) -> None:
-        self._ctx.cancelled.wait(seconds)
-        self._ctx.cancelled.check(standing=standing)
-
-    def _spent(self, seen: Sequence[Blocker], standing: str) -> StepFailed:
-        return fail(
-            Reason.LOCK_BUDGET_EXCEEDED,
-            f"The lock budget of {self._budget_ms / 1000:g} s is used up. In the way: {named(seen)}.",
-            standing=standing,
-        )
+def waited_for(session: Session, pid: int) -> list[Blocker]:
+    """Whom the server process *pid* waits for now, holders of row locks included. Raises psycopg.Error."""
+    return [Blocker(*row) for row in session.execute(_WAITED_FOR, {"pid": pid})]
 
 
 def named(seen: Sequence[Blocker]) -> str:
     """The first of them, for people."""
-    return "; ".join(str(b) for b in seen[:5]) or "nobody who can be seen now"
+    return "; ".join(str(b) for b in seen[:_SHOWN]) or "nobody who can be seen now"
+
+
+def holders(seen: Sequence[Blocker], *, show_query: bool) -> tuple[LockHolder, ...]:
+    """The first of them, for the outcome."""
+    return tuple(b.holder(show_query=show_query) for b in seen[:_SHOWN])

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import psycopg
 
-from godwit.contract.outcome import Failure, VerbOutcome
+from godwit.contract.outcome import Failure, LockHolder, VerbOutcome
 from godwit.contract.reasons import Reason
 from godwit.engine.redact import redact, secrets_in
 
@@ -47,6 +47,7 @@ def fail(
     statement: str = "",
     sqlstate: str = "",
     hint: str = "",
+    blockers: tuple[LockHolder, ...] = (),
     outcome: VerbOutcome | None = None,
 ) -> StepFailed:
     """The exception to raise. Passwords in the statement, and where the message quotes them, are masked.
@@ -65,6 +66,7 @@ def fail(
             statement=redact(statement.strip())[:STATEMENT_LIMIT],
             sqlstate=sqlstate,
             hint=redact(hint, *secrets),
+            blockers=blockers,
         ),
         outcome,
     )

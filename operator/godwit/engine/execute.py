@@ -2,7 +2,8 @@
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,11 +13,12 @@ from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 
 from godwit.contract.policy import Policy
 from godwit.contract.reasons import Reason
-from godwit.engine.blockers import Patience
+from godwit.engine.blockers import holders
 from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed, fail, from_postgres
 from godwit.engine.guard import Guard
 from godwit.engine.model import ParsedScript, Statement
+from godwit.engine.patience import Patience
 from godwit.engine.session import Session
 from godwit.engine.watch import HoldWatch
 
@@ -53,7 +55,7 @@ def start_run(ctx: StepContext, session: Session, policy: Policy, verb: str) -> 
     watch = HoldWatch(ctx, session, policy.max_lock_hold_ms)
     key = ctx.format.advisory_key(session)
     try:
-        yield Run(ctx, session, policy, verb, Guard(session, key), watch, key)
+        yield Run(ctx, session, policy, verb, Guard(session, key, ctx.format.TABLES), watch, key)
     finally:
         watch.close()
 
@@ -87,6 +89,8 @@ class ScriptError(Exception):
         super().__init__(str(error))
         self.error = error
         self.through = through
+        self.worked = 0.0
+        """Seconds since its first statement was sent."""
 
 
 def transactional(
@@ -105,20 +109,17 @@ def transactional(
     *keep_settings*: the session's settings may stay changed, for the rest of the file.
     Raises StepFailed; the transaction has ended then.
     """
-    patience = Patience(
-        run.ctx,
-        run.session,
-        lock_timeout_ms=run.policy.lock_timeout_ms,
-        budget_ms=run.policy.lock_budget_ms,
-    )
+    patience = Patience(run.ctx, run.session, run.policy, piece.statements)
     while True:
-        patience.until_free(piece.statements, standing=standing)
+        seen = patience.until_free(standing=standing)
         try:
-            _once(run, piece, before, finish)
+            _once(run, piece, seen.lockable, before, finish)
         except ScriptError as met:
             rolled_back(run.session)
             if met.error.sqlstate in _BUSY and not run.watch.fired:
-                patience.after_refusal(piece.statements, standing=standing)
+                if met.worked * 1000 > run.policy.max_lock_hold_ms:
+                    raise _not_again(patience, run, piece, met, standing) from met.error
+                patience.after_refusal(run.watch.waited_for, standing=standing)
                 continue
             raise explain(run, piece, met, standing=standing) from met.error
         except BaseException as exc:
@@ -135,37 +136,68 @@ def transactional(
             return
 
 
-def _once(run: Run, piece: Piece, before: Callable[[], None], finish: Callable[[int], None]) -> None:
-    conn, through = run.session.conn, 0
+def _not_again(patience: Patience, run: Run, piece: Piece, met: ScriptError, standing: str) -> StepFailed:
+    """A script that works for long is not repeated whole: each try would hold its rows as long again."""
+    why = f"After {met.worked:.0f} s of work the migration met a busy lock, and is not tried again whole."
+    failed = patience.spent(run.watch.waited_for, standing=standing, why=why)
+    details = {
+        "migration": piece.migration,
+        "file": piece.file,
+        "sqlstate": met.error.sqlstate or "",
+        "hint": "Change large numbers of rows in batches, apart from changes of the schema.",
+    }
+    return StepFailed(failed.failure.model_copy(update=details))
+
+
+def _once(
+    run: Run,
+    piece: Piece,
+    lockable: Sequence[tuple[str, str]],
+    before: Callable[[], None],
+    finish: Callable[[int], None],
+) -> None:
+    conn, through, began = run.session.conn, 0, 0.0
     try:
         run.session.execute("BEGIN")
         opening, body = _opening(piece)
         if opening:
             send(run.session, opening)
-        set_limits(run, local=True)
+        set_limits(run, local=True, statements=piece.statements)
         with run.watch.armed():
             before()
-            txid = _txid(run.session)
+            if lockable:
+                # All at once and always in the same order: a try that fails has cost nobody more than a wait.
+                conn.execute(_lock_tables(lockable))
+            opened = run.guard.opened()
             run.point("before_script")
+            began = time.monotonic()
             send(run.session, body)
             through = len(piece.statements)
             try:
-                run.guard.check_open(txid, piece.statements)
+                run.guard.check_open(opened, piece.statements)
             except StepFailed as failed:
                 raise _placed(failed, piece) from None
             # Deferred constraints would pass every check here and then fail COMMIT.
             run.session.execute("SET CONSTRAINTS ALL IMMEDIATE")
             # The script may have set its own.
-            set_limits(run, local=True)
-            finish(txid)
+            set_limits(run, local=True, statements=piece.statements)
+            finish(opened.txid)
             run.point("before_commit")
             run.ctx.cancelled.check(standing=ROLLED_BACK)
             if run.watch.fired:
                 raise held_too_long(run, piece)
             conn.execute("COMMIT")
         run.point("after_commit")
-    except psycopg.Error as exc:
-        raise ScriptError(exc, through) from exc
+    except (psycopg.Error, ScriptError) as exc:
+        met = exc if isinstance(exc, ScriptError) else ScriptError(exc, through)
+        met.worked = time.monotonic() - began if began else 0.0
+        raise met from exc
+
+
+def _lock_tables(lockable: Sequence[tuple[str, str]]) -> bytes:
+    """LOCK TABLE for each table, its name quoted already; pg_locks' names of modes in SQL's words."""
+    words = {m: re.sub("(?<=[a-z])(?=[A-Z])", " ", m.removesuffix("Lock")).upper() for _, m in lockable}
+    return "; ".join(f"LOCK TABLE ONLY {name} IN {words[mode]} MODE" for name, mode in lockable).encode()
 
 
 def _opening(piece: Piece) -> tuple[str, str]:
@@ -180,29 +212,41 @@ def _opening(piece: Piece) -> tuple[str, str]:
 
 def held_too_long(run: Run, piece: Piece, *, standing: str = ROLLED_BACK) -> StepFailed:
     """The failure of a migration that the watch has cut off."""
-    seconds = run.policy.max_lock_hold_ms / 1000
+    seconds, what = run.policy.max_lock_hold_ms / 1000, run.watch.fired or "its locks"
     return fail(
         Reason.LOCK_HOLD_EXCEEDED,
-        f"{piece.migration} held {run.watch.fired} for longer than maxLockHold ({seconds:g} s).",
+        f"{piece.migration} held {what} for longer than maxLockHold ({seconds:g} s).",
         standing=standing,
         migration=piece.migration,
         file=piece.file,
+        blockers=holders(run.watch.waited_for, show_query=run.policy.show_blocking_queries),
     )
 
 
-def set_limits(run: Run, *, local: bool, unlimited: bool = False) -> None:
-    """Set lock_timeout and statement_timeout for the transaction, or (not *local*) for the session."""
-    lock = 0 if unlimited else run.policy.lock_timeout_ms
-    statement = 0 if unlimited else run.policy.statement_timeout_ms
+def set_limits(
+    run: Run, *, local: bool, unlimited: bool = False, statements: Sequence[Statement] = ()
+) -> None:
+    """Set lock_timeout and statement_timeout for the transaction, or (not *local*) for the session.
+
+    *unlimited*: for what waits for others by itself and keeps nobody out. The *statements* of a transaction
+    that does keep others out are bounded in the server as well, should this process stand still.
+    """
+    policy = run.policy
+    limits = {"lock_timeout": policy.lock_timeout_ms, "statement_timeout": policy.statement_timeout_ms}
+    if unlimited:
+        limits = {"lock_timeout": 0, "statement_timeout": 0}
+    elif any(s.locks for s in statements):
+        limits["idle_in_transaction_session_timeout"] = policy.max_lock_hold_ms
+        if _all_lock(statements) and not policy.statement_timeout_ms:
+            limits["statement_timeout"] = policy.max_lock_hold_ms
     run.session.execute(
-        "SELECT set_config('lock_timeout', %s, %s), set_config('statement_timeout', %s, %s)",
-        (str(lock), local, str(statement), local),
+        "SELECT set_config(name, value, %s) FROM unnest(%s::text[], %s::text[]) AS s (name, value)",
+        (local, list(limits), [str(value) for value in limits.values()]),
     )
 
 
-def _txid(session: Session) -> int:
-    row = session.execute("SELECT txid_current()").fetchone()
-    return int(row[0]) if row else 0
+def _all_lock(statements: Sequence[Statement]) -> bool:
+    return bool(statements) and all(s.locks for s in statements)
 
 
 def send(session: Session, body: str) -> None:
@@ -236,10 +280,16 @@ def explain(run: Run, piece: Piece, met: ScriptError, *, standing: str) -> StepF
     error = met.error
     statement = _statement(piece, met)
     line = _line(piece, error, statement)
-    if error.sqlstate == _CANCELED and run.watch.fired:
+    # A script that catches the cancel is ended by its connection.
+    stopped = error.sqlstate == _CANCELED or run.session.conn.closed
+    if stopped and run.watch.fired:
         return held_too_long(run, piece, standing=standing)
-    if error.sqlstate == _CANCELED and run.ctx.cancelled.is_set():
+    if stopped and run.ctx.cancelled.is_set():
         return fail(run.ctx.cancelled.reason, run.ctx.cancelled.message, standing=standing)
+    if error.sqlstate == _CANCELED and _all_lock(piece.statements) and not run.policy.statement_timeout_ms:
+        return held_too_long(
+            run, piece, standing=standing
+        )  # the server's own clock was faster than the watch
     failed = from_postgres(
         error,
         default=Reason.MIGRATION_FAILED,
@@ -249,8 +299,12 @@ def explain(run: Run, piece: Piece, met: ScriptError, *, standing: str) -> StepF
         line=line,
         statement=statement.text if statement else "",
     )
-    if failed.failure.reason is not Reason.CONNECTION_LOST:
+    if failed.failure.reason in {Reason.MIGRATION_FAILED, Reason.PERMISSION_DENIED}:
         return failed
+    if not run.session.conn.closed:
+        # RAISE can feign any SQLSTATE: what the server says of a connection counts when it is gone.
+        feigned = failed.failure.model_copy(update={"reason": Reason.MIGRATION_FAILED})
+        return StepFailed(feigned)
     return StepFailed(
         failed.failure.model_copy(
             update={

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Sequence
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 from psycopg.pq import TransactionStatus
 
@@ -17,25 +18,55 @@ _LOCAL: Final = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _NOW: Final = """
-SELECT current_setting('search_path'), current_user::text, session_user::text, current_setting('role')"""
+SELECT current_setting('search_path'), current_user::text, session_user::text, current_setting('role'),
+       EXISTS (SELECT FROM pg_class WHERE relnamespace = pg_my_temp_schema())"""
+# What says which migrations are applied, and the journal: a script that changes them is not to be believed.
+# Counters and file node tell what this transaction did to them (manual, section 28.2.21).
+_OPENED: Final = """
+SELECT txid_current(),
+       (SELECT jsonb_object_agg(n.nspname || '.' || c.relname, jsonb_build_array(
+                 c.oid, c.relfilenode, c.relhasrules, c.relhastriggers,
+                 pg_stat_get_xact_tuples_inserted(c.oid) + pg_stat_get_xact_tuples_updated(c.oid)
+                 + pg_stat_get_xact_tuples_deleted(c.oid)))
+          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE (n.nspname = %s AND c.relname = ANY (%s))
+            OR (n.nspname = 'godwit' AND c.relname IN ('journal', 'settings')))"""
 # Settings that came with the connection have the source `client`; what the session itself set, `session`.
 _SETTINGS: Final = """
 SELECT name, setting FROM pg_settings WHERE source = 'session' AND setting IS DISTINCT FROM reset_val"""
 
 
-class Guard:
-    """How a session was before migrations ran on it, and the way back to that."""
+@dataclass(frozen=True)
+class Opened:
+    """A transaction before its script: its number, and how the history and the journal stood."""
 
-    def __init__(self, session: Session, lock_key: int) -> None:
+    txid: int
+    tables: dict[str, list[Any]]
+
+
+class Guard:
+    """How a session was before migrations ran on it, and the way back to that.
+
+    *tables* are the migration tool's own, in the session's schema.
+    """
+
+    def __init__(self, session: Session, lock_key: int, tables: Sequence[str]) -> None:
         self._session = session
         self._lock_key = lock_key
-        self._now = self._look()
+        self._tables = list(tables)
+        self._now = self._look()[:-1]
         self._settings = self._look_at_settings()
 
-    def check_open(self, txid: int, statements: Sequence[Statement]) -> None:
+    def opened(self) -> Opened:
+        """Inside the migration's transaction, before its script."""
+        row = self._session.execute(_OPENED, [self._session.schema, self._tables]).fetchone()
+        return Opened(int(row[0]), row[1] or {}) if row else Opened(0, {})
+
+    def check_open(self, before: Opened, statements: Sequence[Statement]) -> None:
         """Inside the migration's transaction, after its script: what is wrong can still be rolled back.
 
-        Raises StepFailed(TransactionBroken, SessionChanged). SET LOCAL ends with the transaction and is fine.
+        Raises StepFailed(TransactionBroken, SessionChanged, StatementRefused). SET LOCAL ends with the
+        transaction and is fine.
         """
         if self._session.conn.info.transaction_status is not TransactionStatus.INTRANS:
             raise fail(
@@ -43,8 +74,8 @@ class Guard:
                 "The script ended the transaction that it ran in.",
                 standing="What it did before that is committed; there is no history row.",
             )
-        row = self._session.execute("SELECT txid_current()").fetchone()
-        if row is None or row[0] != txid:
+        now = self.opened()
+        if now.txid != before.txid:
             raise fail(
                 Reason.TRANSACTION_BROKEN,
                 "The script ended the transaction that it ran in, and began another.",
@@ -52,11 +83,19 @@ class Guard:
             )
         if not holds_lock(self._session, self._lock_key):
             raise fail(Reason.SESSION_CHANGED, "The script gave the migration lock back.")
+        touched = next((name for name, was in before.tables.items() if now.tables.get(name) != was), "")
+        if touched:
+            raise fail(
+                Reason.STATEMENT_REFUSED,
+                f"The script changed {touched}, which says what is applied; no migration may.",
+            )
         if not any(_LOCAL.search(s.text) for s in statements) and (what := self._difference()):
             raise self._changed(what, statements)
 
     def restore(self) -> None:
         """After the transaction: set everything right again that the script left changed."""
+        if self._look()[-1]:  # a temporary table would hide the next migration's
+            self._session.execute("DISCARD TEMP")
         if self._difference():
             self._session.execute("RESET SESSION AUTHORIZATION")
             self._session.execute(
@@ -76,7 +115,7 @@ class Guard:
 
     def _difference(self) -> str:
         names = ("search_path", "the role", "the session's user", "the role")
-        then_now = zip(names, self._now, self._look(), strict=True)
+        then_now = zip(names, self._now, self._look()[:-1], strict=True)
         return next((f"{name} from {old} to {new}" for name, old, new in then_now if old != new), "")
 
     def _changed(self, what: str, statements: Sequence[Statement]) -> StepFailed:
@@ -91,7 +130,7 @@ class Guard:
             hint="Use SET LOCAL, or set_config(..., true): it ends with the migration.",
         )
 
-    def _look(self) -> tuple[str, ...]:
+    def _look(self) -> tuple[Any, ...]:
         return tuple(self._session.execute(_NOW).fetchone() or ())
 
     def _look_at_settings(self) -> dict[str, str]:

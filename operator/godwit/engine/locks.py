@@ -1,10 +1,11 @@
-"""Which relations a statement locks against readers or writers, judged from its parse tree alone. Pure.
+"""Which relations a statement locks against readers or writers, and how, from its parse tree alone. Pure.
 
 PostgreSQL manual, section 13.3.1, and the notes of each command. What only the catalog knows (the other side
 of an existing foreign key, what CASCADE reaches, the table of an index) is not in it.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from godwit.engine.parse_tree import Node, commands, option, relation, sql_name, strings
@@ -31,23 +32,72 @@ _GENTLE: Final = {
     "AT_SetStatistics",
     "AT_ValidateConstraint",
 }
-_SHARE: Final = 5
-"""Number of the weakest table lock that keeps writers out (`ShareLock` in PostgreSQL's lockdefs.h)."""
+_TRIGGERS: Final = re.compile("AT_(En|Dis)able(Always|Replica)?Trig(All|User)?")
+"""ALTER TABLE's forms that switch triggers."""
+
+# Names as in pg_locks, in the order of their numbers in PostgreSQL's lockdefs.h.
+ACCESS_SHARE: Final = "AccessShareLock"
+SHARE: Final = "ShareLock"
+SHARE_ROW_EXCLUSIVE: Final = "ShareRowExclusiveLock"
+EXCLUSIVE: Final = "ExclusiveLock"
+ACCESS_EXCLUSIVE: Final = "AccessExclusiveLock"
+MODES: Final = (
+    ACCESS_SHARE,
+    "RowShareLock",
+    "RowExclusiveLock",
+    "ShareUpdateExclusiveLock",
+    SHARE,
+    SHARE_ROW_EXCLUSIVE,
+    EXCLUSIVE,
+    ACCESS_EXCLUSIVE,
+)
+STRONG: Final = MODES[4:]
+"""Those that keep writers, or readers as well, out."""
+CONFLICTS: Final = {
+    SHARE: tuple(m for m in MODES[2:] if m != SHARE),
+    SHARE_ROW_EXCLUSIVE: MODES[2:],
+    EXCLUSIVE: MODES[1:],
+    ACCESS_EXCLUSIVE: MODES,
+}
+"""What each of them conflicts with: manual, table 13.2."""
+
+
+def strongest(modes: Iterable[str]) -> str:
+    """The strongest of *modes*."""
+    return max(modes, key=MODES.index)
 
 
 def locked_relations(tag: str, node: Node) -> Iterator[str]:
     """Relations that are locked against readers or writers (PostgreSQL manual, section 13.3.1)."""
+    yield from (name for name, _ in table_locks(tag, node))
+
+
+def table_locks(tag: str, node: Node) -> Iterator[tuple[str, str]]:
+    """The same with the mode of the lock; a relation may come more than once, its strongest mode counts."""
     own = relation(node.get("relation")) if isinstance(node.get("relation"), dict) else ""
     match tag:
         case "AlterTableStmt" if node.get("objtype") != "OBJECT_TYPE":
             yield from _alter(node, own)
-        case "CreateStmt":
-            yield from (
-                relation(item["RangeVar"]) for item in node.get("inhRelations", ()) if "partbound" in node
-            )
-            yield from _referenced(node.get("tableElts", []))
         case "IndexStmt" if not node.get("concurrent"):
-            yield own
+            yield own, SHARE
+        case "LockStmt" if MODES[node.get("mode", 1) - 1] in STRONG:
+            mode = MODES[node["mode"] - 1]
+            yield from ((relation(item["RangeVar"]), mode) for item in node["relations"])
+        case "CreateTrigStmt":
+            yield own, SHARE_ROW_EXCLUSIVE
+        case "RefreshMatViewStmt":
+            yield own, EXCLUSIVE if node.get("concurrent") else ACCESS_EXCLUSIVE
+        case "CreateStmt":
+            for item in node.get("inhRelations", ()):
+                if "partbound" in node:
+                    yield relation(item["RangeVar"]), ACCESS_EXCLUSIVE
+            yield from _referenced(node.get("tableElts", []))
+        case _:
+            yield from ((name, ACCESS_EXCLUSIVE) for name in _exclusive(tag, node, own))
+
+
+def _exclusive(tag: str, node: Node, own: str) -> Iterator[str]:
+    match tag:
         case "DropStmt" if not node.get("concurrent"):
             kind = node["removeType"]
             if kind in _RELATIONS:
@@ -56,15 +106,11 @@ def locked_relations(tag: str, node: Node) -> Iterator[str]:
                 yield from (sql_name(strings(item)[:-1]) for item in node["objects"])
         case "TruncateStmt":
             yield from (relation(item["RangeVar"]) for item in node["relations"])
-        case "LockStmt" if node.get("mode", 0) >= _SHARE:
-            yield from (relation(item["RangeVar"]) for item in node["relations"])
         case "ReindexStmt" if not option(node, "concurrently", "params"):
             yield own
         case "VacuumStmt" if option(node, "full"):
             yield from (relation(item["VacuumRelation"].get("relation")) for item in node.get("rels", ()))
-        case "ClusterStmt" | "RefreshMatViewStmt" | "CreateTrigStmt" | "RuleStmt":
-            yield own
-        case "RenameStmt" | "AlterObjectSchemaStmt":
+        case "ClusterStmt" | "RuleStmt" | "RenameStmt" | "AlterObjectSchemaStmt":
             yield own
         case "CreatePolicyStmt" | "AlterPolicyStmt":
             yield relation(node["table"])
@@ -72,21 +118,24 @@ def locked_relations(tag: str, node: Node) -> Iterator[str]:
             yield relation(node["view"])
 
 
-def _alter(node: Node, own: str) -> Iterator[str]:
+def _alter(node: Node, own: str) -> Iterator[tuple[str, str]]:
     for command in commands(node):
-        partition = command.get("def", {}).get("PartitionCmd", {})
+        subtype, definition = command.get("subtype", ""), command.get("def", {})
+        partition = definition.get("PartitionCmd", {})
         # A view's options change what it shows.
-        gentle = command.get("subtype") in _GENTLE and node.get("objtype") != "OBJECT_VIEW"
+        gentle = subtype in _GENTLE and node.get("objtype") != "OBJECT_VIEW"
         if not gentle and not partition.get("concurrent"):
-            yield own
+            foreign_key = definition.get("Constraint", {}).get("contype") == "CONSTR_FOREIGN"
+            weaker = foreign_key or bool(_TRIGGERS.fullmatch(subtype))
+            yield own, SHARE_ROW_EXCLUSIVE if weaker else ACCESS_EXCLUSIVE
         if partition and not partition.get("concurrent"):
-            yield relation(partition["name"])
-        yield from _referenced([command.get("def", {})])
+            yield relation(partition["name"]), ACCESS_EXCLUSIVE
+        yield from _referenced([definition])
 
 
-def _referenced(elements: list[Node]) -> Iterator[str]:
-    """Tables that foreign keys point to: SHARE ROW EXCLUSIVE on them as well."""
+def _referenced(elements: list[Node]) -> Iterator[tuple[str, str]]:
+    """Tables that foreign keys point to."""
     for element in elements:
         if "pktable" in element.get("Constraint", {}):
-            yield relation(element["Constraint"]["pktable"])
+            yield relation(element["Constraint"]["pktable"]), SHARE_ROW_EXCLUSIVE
         yield from _referenced(element.get("ColumnDef", {}).get("constraints", []))

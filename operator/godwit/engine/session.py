@@ -1,12 +1,16 @@
 """The one way in which a step connects: directly to the primary of the database that it was planned for."""
 
 import contextlib
+import os
+import socket
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import psycopg
 from psycopg.abc import QueryNoTemplate
+from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 
 from godwit.contract.identity import DatabaseIdentity
@@ -20,6 +24,9 @@ LOCK_TIMEOUT_MS: Final = 2_000
 IDLE_IN_TRANSACTION_MS: Final = 300_000
 """How long a writing session may sit in a transaction: a step that hangs must not keep its locks."""
 CONNECT_TIMEOUT_S: Final = 10
+_CANCEL_TIMEOUT_S: Final = 5
+_CATCHING_S: Final = 2.0
+"""How long a script may go on that catches the cancel (`EXCEPTION WHEN query_canceled`)."""
 _DIRECT: Final = "Give a direct connection to PostgreSQL."
 
 _LIFELINE: Final = {
@@ -56,6 +63,23 @@ class Session:
     ) -> psycopg.Cursor[TupleRow]:
         """Run one statement. Raises psycopg.Error."""
         return self.conn.execute(query, params)
+
+    def stop(self) -> None:
+        """Cancel what runs; where a script catches that, break the connection a little later. Any thread.
+
+        The server ends a session whose client has gone within `client_connection_check_interval`.
+        """
+        with contextlib.suppress(psycopg.Error):
+            self.conn.cancel_safe(timeout=_CANCEL_TIMEOUT_S)
+        breaking = threading.Timer(_CATCHING_S, self._break_off)
+        breaking.daemon = True
+        breaking.start()
+
+    def _break_off(self) -> None:
+        with contextlib.suppress(psycopg.Error, OSError):
+            if self.conn.info.transaction_status is TransactionStatus.ACTIVE:
+                with socket.socket(fileno=os.dup(self.conn.fileno())) as line:
+                    line.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the connection; what was not committed is rolled back by the server."""

@@ -14,7 +14,7 @@ import psycopg
 
 from godwit.contract.reasons import Reason
 from godwit.engine import journal
-from godwit.engine.blockers import Patience, named, old_transactions
+from godwit.engine.blockers import named, old_transactions
 from godwit.engine.errors import StepFailed, fail
 from godwit.engine.execute import (
     Piece,
@@ -30,6 +30,7 @@ from godwit.engine.journal import Entry, Event
 from godwit.engine.judge import State, Subject, invalid_namesake, look, note, subject
 from godwit.engine.lock import waiters
 from godwit.engine.model import Mode, PlannedMigration, Statement
+from godwit.engine.patience import Patience
 from godwit.engine.session import Session
 from godwit.engine.undo import drop_invalid
 
@@ -190,12 +191,7 @@ class _Step:
     def outside(self) -> None:
         """Announce, send, judge, record; after a crash first judge what the announced one did."""
         run, what = self.run, subject(self.statement)
-        patience = Patience(
-            run.ctx,
-            run.session,
-            lock_timeout_ms=run.policy.lock_timeout_ms,
-            budget_ms=run.policy.lock_budget_ms,
-        )
+        patience = Patience(run.ctx, run.session, run.policy, [self.statement])
         announced = self.progress.sent.get(self.statement.index)
         if announced is not None and self.resolve(what, announced):
             return
@@ -221,7 +217,7 @@ class _Step:
                     return
                 if met.error.sqlstate != _DEADLOCK:
                     raise failed from met.error
-                patience.after_refusal([self.statement], standing=self.standing)
+                patience.after_refusal((), standing=self.standing)
                 continue
             run.point("after_statement")
             self.done()

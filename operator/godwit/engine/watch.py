@@ -9,20 +9,25 @@ transaction made are invisible to the second session, and so do not count.
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import psycopg
 
+from godwit.engine.blockers import Blocker, waited_for
 from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed
 from godwit.engine.session import Session
 
 _POLL_SECONDS: Final = 0.05
+_CATCHING_SECONDS: Final = 2.0
+"""How long a script may go on that catches the cancel (`EXCEPTION WHEN query_canceled`)."""
 
 # The modes that conflict with ROW EXCLUSIVE (writers) or ACCESS SHARE (readers): manual, table 13.2. The
 # history table is locked against other migrators on purpose, and the application does not use it.
-_HELD: Final = """
+_LOOK: Final = """
+SELECT held.*, (SELECT wait_event_type = 'Lock' FROM pg_stat_get_activity(%(pid)s))
+  FROM (VALUES (1)) AS one LEFT JOIN LATERAL (
 SELECT l.relation::regclass::text, l.mode
   FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE l.pid = %(pid)s AND l.granted AND l.locktype = 'relation' AND c.relkind IN ('r', 'p', 'm')
@@ -30,7 +35,7 @@ SELECT l.relation::regclass::text, l.mode
    AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
    AND n.nspname NOT IN ('pg_catalog', 'pg_toast', 'information_schema', 'godwit')
    AND NOT (n.nspname = %(schema)s AND c.relname = ANY (%(history)s))
- ORDER BY l.mode = 'AccessExclusiveLock' DESC LIMIT 1"""
+ ORDER BY l.mode = 'AccessExclusiveLock' DESC LIMIT 1) AS held ON true"""
 
 
 class HoldWatch:
@@ -44,6 +49,7 @@ class HoldWatch:
         self._armed = False
         self._closed = False
         self._fired = ""
+        self._waited_for: Sequence[Blocker] = ()
         self._thread: threading.Thread | None = None
 
     @property
@@ -51,11 +57,16 @@ class HoldWatch:
         """The lock that was held for too long, when the last armed block was cut off for it; else nothing."""
         return self._fired
 
+    @property
+    def waited_for(self) -> Sequence[Blocker]:
+        """Whom the transaction of the last armed block waited for when that was last looked at."""
+        return self._waited_for
+
     @contextlib.contextmanager
     def armed(self) -> Iterator[None]:
         """Count during the block, which holds one transaction."""
         with self._changed:
-            self._armed, self._fired = True, ""
+            self._armed, self._fired, self._waited_for = True, "", ()
             self._changed.notify_all()
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="godwit-hold-watch", daemon=True)
@@ -95,6 +106,7 @@ class HoldWatch:
     def _watch(self, session: Session | None) -> Session | None:
         """Look again and again until disarmed. Without a session the whole block counts as holding."""
         free_at = time.monotonic()
+        told_at: float | None = None
         while not self._pause():
             held = "locks that could not be looked at"
             if session is not None:
@@ -109,7 +121,8 @@ class HoldWatch:
             with self._changed:
                 if not self._at_rest() and held and (now - free_at) * 1000 > self.limit_ms:
                     self._fired = held
-                    self._cancel(session)
+                    told_at = told_at or now
+                    self._cancel(session, for_good=now - told_at > _CATCHING_SECONDS)
         return session
 
     def _pause(self) -> bool:
@@ -123,12 +136,17 @@ class HoldWatch:
     def _look(self, session: Session) -> str:
         history = list(self._ctx.format.TABLES)
         params = {"pid": self._watched.backend_pid, "schema": self._watched.schema, "history": history}
-        row = session.execute(_HELD, params).fetchone()
-        return f"{row[1]} on {row[0]}" if row else ""
+        relation, mode, waits = session.execute(_LOOK, params).fetchone() or (None, None, None)
+        if waits:
+            self._waited_for = waited_for(session, self._watched.backend_pid) or self._waited_for
+        return f"{mode} on {relation}" if relation else ""
 
-    def _cancel(self, session: Session | None) -> None:
+    def _cancel(self, session: Session | None, *, for_good: bool) -> None:
+        """Cancel the statement; *for_good*: end its session, which gives the locks back all the same."""
         with contextlib.suppress(psycopg.Error):
-            if session is not None:
-                session.execute("SELECT pg_cancel_backend(%s)", [self._watched.backend_pid])
-            else:
+            if session is None:
                 self._watched.conn.cancel_safe(timeout=5)
+            elif for_good:
+                session.execute("SELECT pg_terminate_backend(%s)", [self._watched.backend_pid])
+            else:
+                session.execute("SELECT pg_cancel_backend(%s)", [self._watched.backend_pid])
