@@ -64,11 +64,15 @@ def attempt(
                 ownership.claim(session, ctx.request)
             ctx.point(f"{verb.verb.lower()}.after_record")
             return outcome.model_copy(update={"journal_head": head})
-        except StepFailed as failed:
-            outcome = work.outcome(failed)
+        except (StepFailed, psycopg.Error) as exc:
+            failed, cause = _told(exc)
             if failed.failure.reason is not Reason.CONNECTION_LOST:  # that one goes on in the next attempt
-                ownership.release_quietly(session, ctx.request.operation)
-            raise failed.beside(outcome) from failed.__cause__
-        except psycopg.Error as exc:
-            lost = from_postgres(exc, default=Reason.INTERNAL_ERROR, standing=_UNCERTAIN)
-            raise lost.beside(work.outcome(lost)) from exc
+                ownership.end_failed(session, ctx.request, verb.verb, failed.failure)
+            raise failed.beside(work.outcome(failed)) from cause
+
+
+def _told(exc: StepFailed | psycopg.Error) -> tuple[StepFailed, BaseException | None]:
+    """The failure, and its cause."""
+    if isinstance(exc, StepFailed):
+        return exc, exc.__cause__
+    return from_postgres(exc, default=Reason.INTERNAL_ERROR, standing=_UNCERTAIN), exc

@@ -17,6 +17,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.types.json import Jsonb
 
 from godwit.contract.base import Model, digest
+from godwit.contract.outcome import Failure
 from godwit.contract.reasons import Reason
 from godwit.contract.request import StepRequest
 from godwit.engine.errors import StepFailed, fail
@@ -44,6 +45,8 @@ class Event(StrEnum):
     APPLIED = "Applied"
     REVERTED = "Reverted"
     DONE = "Done"
+    FAILED = "Failed"
+    """A verb ended in a failure, which `detail` tells; what it did before stands in the rows before."""
 
 
 @dataclass(frozen=True)
@@ -312,3 +315,13 @@ def _done(session: Session, request: StepRequest, verb: str, clause: LiteralStri
 def record_done(session: Session, request: StepRequest, verb: str, outcome: Model) -> int:
     """Record that a verb ended well, with its outcome. Returns the row's id."""
     return append(session, request, Event.DONE, verb=verb, detail={"outcome": outcome.to_json()})
+
+
+def record_failed(session: Session, request: StepRequest, verb: str, failure: Failure) -> int:
+    """Record why a verb failed, in a transaction of its own. Returns the row's id.
+
+    Without the message and the statement: PostgreSQL quotes values in them, which may be a row's.
+    """
+    told = {"reason", "file", "line", "sqlstate", "standing"}
+    detail = {key: value for key, value in failure.to_json().items() if key in told and value}
+    return append(session, request, Event.FAILED, verb=verb, migration=failure.migration, detail=detail)

@@ -70,7 +70,7 @@ class Own:
         """Name of a migration that it began outside a transaction and did not end, or nothing."""
         open_files: dict[str, bool] = {}
         for entry in self.entries:
-            if entry.verb == verb and entry.migration:
+            if entry.verb == verb and entry.migration and entry.event is not Event.FAILED:
                 open_files[entry.migration] = entry.event not in {
                     Event.APPLIED,
                     Event.REVERTED,

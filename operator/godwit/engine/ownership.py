@@ -9,6 +9,7 @@ from typing import Final
 import psycopg
 from psycopg.types.json import Jsonb
 
+from godwit.contract.outcome import Failure
 from godwit.contract.policy import Environment
 from godwit.contract.reasons import Reason
 from godwit.contract.request import StepRequest
@@ -90,6 +91,13 @@ def release_quietly(session: Session, operation: str) -> None:
     """As `release`, on the way out of a failure, which counts more: the claim ends by itself soon enough."""
     with contextlib.suppress(psycopg.Error, StepFailed):
         release(session, operation)
+
+
+def end_failed(session: Session, request: StepRequest, verb: str, failure: Failure) -> None:
+    """Record why *verb* failed, and give the database back; both quietly, for the failure counts more."""
+    with contextlib.suppress(psycopg.Error, StepFailed):
+        journal.record_failed(session, request, verb, failure)
+    release_quietly(session, request.operation)
 
 
 def stamp(session: Session) -> Environment | None:

@@ -152,9 +152,11 @@ def _replace(job: _Job, session: Session) -> RestoreOutcome:
             _build(job, session)
             with ctx.session(writing=True, database=job.names.building) as restored:
                 return _swap(job, session, live, restored)
+        except StepFailed as failed:
+            ownership.end_failed(live, ctx.request, job.verb.verb, failed.failure)
+            raise
         except BaseException:
-            with contextlib.suppress(psycopg.Error, StepFailed):
-                ownership.release(live, ctx.request.operation)
+            ownership.release_quietly(live, ctx.request.operation)
             raise
 
 

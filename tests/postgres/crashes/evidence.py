@@ -171,7 +171,7 @@ def _applied_once(seen: Seen) -> set[str]:
 
 
 def _ended(seen: Seen) -> set[str]:
-    last = {(r.migration, r.verb): r.event for r in seen.journal if r.migration}
+    last = {(r.migration, r.verb): r.event for r in seen.journal if r.migration and r.event != "Failed"}
     return {
         name for (name, verb), event in last.items() if verb == "Apply" and event in {"Applied", "Abandoned"}
     }

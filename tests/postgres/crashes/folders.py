@@ -190,12 +190,12 @@ def _migration(draw: st.DrawFn, key: str, places, *, fails: bool) -> Migration:
 
 @st.composite
 def _lines(draw: st.DrawFn, key: str, places, *, outside: bool, fails: bool) -> tuple[Line, ...]:
-    count = draw(st.integers(1, 4))
+    count = draw(st.integers(2 if outside else 1, 4))
     lines: list[Line] = []
     # At least one statement outside a transaction makes a file one that runs statement by statement.
     must = draw(st.integers(0, count - 1)) if outside else -1
     for number in range(count):
-        if number == must or (outside and draw(st.booleans())):
+        if number == must or (outside and draw(st.integers(0, 2)) == 0):
             lines.append(draw(st.sampled_from(OUTSIDE))(f"{key}_s{number}", next(places)))
         elif outside and draw(st.integers(0, 5)) == 0:
             lines.append(_setting(key))

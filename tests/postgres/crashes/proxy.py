@@ -5,6 +5,7 @@ request (Query and Sync: the client then waits for an answer) and which one ends
 """
 
 import contextlib
+import re
 import socket
 import struct
 import threading
@@ -15,6 +16,8 @@ from typing import Self
 
 _CANCEL, _SSL, _GSS = 80877102, 80877103, 80877104
 _HELD_BACK = b"PBDEC"  # Parse, Bind, Describe, Execute, Close: libpq sends them on with what ends the request
+# A query that only looks: in a Query message, or in Parse after the statement's (empty) name.
+_READS = re.compile(rb"^(Q....|P....\0)\s*(SELECT|WITH|SHOW)\b", re.DOTALL)
 _QUERY, _SYNC, _READY = ord("Q"), ord("S"), ord("Z")
 
 
@@ -39,7 +42,8 @@ class Cut:
 class Proxy:
     """Listens on a loopback port and forwards to *port* of the same host. Use as a context manager.
 
-    `counts` are the requests of each connection so far. Where *cut* meets, `strike` is called once, in the
+    `requests` has a list for each connection: of each of its requests so far, whether it may write. Where
+    *cut* meets, `strike` is called once, in the
     thread of that connection, and then every connection is closed (or, where `alone` is set, that one).
     """
 
@@ -51,7 +55,7 @@ class Proxy:
         *,
         alone: bool = False,
     ) -> None:
-        self.counts: list[int] = []
+        self.requests: list[list[bool]] = []
         self.struck = threading.Event()
         self._target = ("127.0.0.1", port)
         self._cut, self._strike, self._alone = cut, strike, alone
@@ -114,8 +118,8 @@ class Proxy:
             client.close()
             return
         with self._guard:
-            number = len(self.counts)
-            self.counts.append(0)
+            number = len(self.requests)
+            self.requests.append([])
             self._open.append((client, server))
         link = _Link(client, server)
         self._start(link.answers)
@@ -132,11 +136,11 @@ class Proxy:
                 held += message
                 continue
             if kind in (_QUERY, _SYNC):
-                meets = cut is not None and cut.request == self.counts[number]
+                meets = cut is not None and cut.request == len(self.requests[number])
                 if meets and cut is not None:
                     self._strike_at(cut, link, held, message)
                     return
-                self.counts[number] += 1
+                self.requests[number].append(_READS.search(held + message) is None)
                 link.asked += 1
             link.server.sendall(held + message)
             held = b""

@@ -86,7 +86,8 @@ class Ended:
 
     status: int
     outcome: StepOutcome | None
-    counts: tuple[int, ...]
+    requests: tuple[tuple[bool, ...], ...]
+    """For each connection, of each of its requests: whether it may write."""
     struck: bool
 
 
@@ -177,7 +178,9 @@ class Stage:
             place / "step.log"
         ).read_text()
         said = StepOutcome.decode(outcome.read_bytes()) if status == 0 else None
-        return Ended(status, said, tuple(proxy.counts), proxy.struck.is_set())
+        return Ended(
+            status, said, tuple(tuple(connection) for connection in proxy.requests), proxy.struck.is_set()
+        )
 
     def quiet(self) -> None:
         """Wait until no session and no lock is left of the step (client_connection_check_interval is 2 s)."""
