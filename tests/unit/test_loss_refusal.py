@@ -63,3 +63,9 @@ pg_restore: warning: errors ignored on restore: {}
 @pytest.mark.parametrize(("errors", "tolerated"), [(1, True), (2, False), (10, False)])
 def test_one_setting_that_an_older_server_lacks_is_tolerated_and_nothing_else(errors, tolerated):
     assert only_tolerated(COMPLAINT.format(errors)) is tolerated
+
+
+def test_each_session_of_a_parallel_restore_may_meet_that_setting():
+    assert only_tolerated(COMPLAINT.split("Command", maxsplit=1)[0] + COMPLAINT.format(1))
+    other = 'pg_restore: error: could not execute query: ERROR:  relation "a" already exists\n'
+    assert not only_tolerated(other + COMPLAINT.format(1))

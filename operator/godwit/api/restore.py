@@ -32,6 +32,9 @@ class DatabaseRestoreSpec(ApiModel):
     accept_data_loss: bool = False
     """What was written since the backup's snapshot may be lost (it stays in the former database, which
     is kept)."""
+    accept_replication_loss: bool = False
+    """Logical replication slots and subscriptions stay with the former database and end with it; whoever
+    reads from such a slot has to begin anew. Without this they keep the restore from starting."""
     order: RunOrder | None = None
     """Set by the controller on restores that a failed run needs."""
 
@@ -42,7 +45,9 @@ class DatabaseRestoreStatus(Status):
     identity: DatabaseIdentity | None = None
     """Identity of the live database after the swap."""
     old_database: str = ""
+    """Name of the former database. It is kept until somebody runs `DROP DATABASE "<name>"`."""
     lost_rows: int = 0
+    """Rows written since the backup, which are only in the former database; -1 when unknown."""
     state: str = ""
     current: str = ""
     journal_head: int = 0

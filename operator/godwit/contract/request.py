@@ -167,6 +167,8 @@ class RestoreInput(Model):
     sha256: str
     accept_data_loss: bool = False
     """What was written since the backup's snapshot may be lost; else any such write stops before a fence."""
+    accept_replication_loss: bool = False
+    """Logical slots and subscriptions may stay with the former database; else any such stops it at once."""
     fence_timeout_ms: int = 30_000
     """How long the fence may stand before it is lifted whatever happens."""
 

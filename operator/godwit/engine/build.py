@@ -1,5 +1,6 @@
 """A backup made into a database beside the live one, and compared with its manifest."""
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Final
@@ -21,6 +22,7 @@ from godwit.engine.swap import DatabaseFacts, create_like
 _STANDING: Final = "The live database is as it was, and open."
 # pg_restore 17 and later sets it whatever the server; older servers do not know it.
 _TOLERATED: Final = "transaction_timeout"
+_MOST_JOBS: Final = 4
 
 
 def build(
@@ -38,13 +40,20 @@ def build(
             f"A database cannot be made beside the live one: {error.diag.message_primary}.",
             standing=_STANDING,
         ) from None
+    store, jobs = ctx.store(), restore_jobs()
+    # Several at once need a file that they can look into where they like: not what comes through a pipe.
+    path = store.path(location) if jobs > 1 else None
     older = session.server_version < 170_000 <= major(version(ctx, "pg_restore")) * 10_000
     arguments = ["pg_restore", "--no-password", f"--dbname={_conninfo(name)}"]
     arguments += [] if older else ["--exit-on-error"]
+    if path is not None:
+        for _ in archive_chunks(store, location, manifest):  # what is read twice is compared first
+            ctx.cancelled.check(standing=_STANDING)
+        arguments += [f"--jobs={jobs}", str(path)]
     if ctx.request.connection.role:
         arguments.append(f"--role={ctx.request.connection.role}")
-    with running(ctx, arguments, environment(ctx, name), stdin=True) as child:
-        for data in archive_chunks(ctx.store(), location, manifest):
+    with running(ctx, arguments, environment(ctx, name), stdin=path is None) as child:
+        for data in archive_chunks(store, location, manifest) if path is None else ():
             if not child.feed(data):
                 break
         status = child.finish()
@@ -58,10 +67,23 @@ def build(
             )
 
 
+def restore_jobs() -> int:
+    """How many sessions pg_restore uses at once: one for each processor of the step, within a bound.
+
+    They load and index tables side by side. The bound keeps them from crowding a server that others use too.
+    """
+    return max(1, min(_MOST_JOBS, len(os.sched_getaffinity(0))))
+
+
 def only_tolerated(errors: str) -> bool:
-    """Whether pg_restore complains of nothing but the setting that an older server lacks."""
-    alone = re.search(r"errors ignored on restore: 1\b", errors)
-    return alone is not None and f'parameter "{_TOLERATED}"' in errors
+    """Whether pg_restore complains of nothing but the setting that an older server lacks.
+
+    Each of its sessions does so once; in its count of errors only those of the first one are.
+    """
+    ignored = re.search(r"errors ignored on restore: (\d+)\b", errors)
+    complaints = re.findall(r"^pg_restore: (?:\[[^]]*\] )?error: (.*)", errors, re.MULTILINE)
+    named = all(f'parameter "{_TOLERATED}"' in complaint for complaint in complaints)
+    return named and ignored is not None and 0 < int(ignored[1]) <= len(complaints)
 
 
 def verify_built(session: Session, manifest: Manifest, format: MigrationFormat) -> None:  # noqa: A002

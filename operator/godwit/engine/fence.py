@@ -46,6 +46,7 @@ class Fence:
         self._reconnect = reconnect
         self.swapped = False
         self.expired = False
+        self._timeout_ms = 0
         self._deadline = 0.0
         self._guard = threading.RLock()
 
@@ -57,6 +58,7 @@ class Fence:
         """
         timer = threading.Timer(timeout_ms / 1000, self._expire, (on_expiry,))
         timer.daemon = True
+        self._timeout_ms = timeout_ms
         self._deadline = time.monotonic() + timeout_ms / 1000
         self._close(timeout_ms)
         timer.start()
@@ -96,7 +98,8 @@ class Fence:
         if self.expired or time.monotonic() > self._deadline:
             raise fail(
                 Reason.RESTORE_NOT_POSSIBLE,
-                "What had to be done behind the fence took longer than `fenceTimeout`; the fence was lifted.",
+                "What had to be done behind the fence took longer than the "
+                f"{self._timeout_ms / 1000:g} s that it may stand; it was lifted.",
                 standing=standing,
             )
 

@@ -38,16 +38,20 @@ SELECT coalesce(string_agg(DISTINCT e.extname::text, ', '), '')
 
 _TEXT: Final = {
     _PREPARED: "prepared transactions are open in it ({})",
-    _SLOTS: "logical replication slots belong to it and would be lost ({})",
-    _SUBSCRIPTIONS: "it has subscriptions ({})",
+    _SLOTS: "logical replication slots would stay with the former database ({}), unless that is accepted",
+    _SUBSCRIPTIONS: "its subscriptions would stay with the former database ({}), unless that is accepted",
     _SESSIONS: "the role may not end the sessions of {} (GRANT pg_signal_backend; superusers' never)",
     _EXTENSIONS: "only a superuser can create its extensions {}",
 }
 
 
-def swap_obstacles(live: Session) -> list[str]:
+_REPLICATION: Final = (_SLOTS, _SUBSCRIPTIONS)
+
+
+def swap_obstacles(live: Session, *, replication_accepted: bool = False) -> list[str]:
     """Why the database of *live* cannot be replaced by a restored one; empty where it can. Writes nothing.
 
+    *replication_accepted*: logical slots and subscriptions stay with the former database, and that is known.
     What only a try can tell (space on disk, a managed service that forbids renaming) is not in it.
     """
     row = live.execute(_RIGHTS).fetchone()
@@ -58,6 +62,8 @@ def swap_obstacles(live: Session) -> list[str]:
     if not owns:
         found.append(f"role {user} does not own the database, {owner} does")
     for query, text in _TEXT.items():
+        if replication_accepted and query in _REPLICATION:
+            continue
         (value,) = live.execute(query).fetchone() or ("",)
         if value:
             found.append(text.format(value))

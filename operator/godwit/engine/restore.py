@@ -144,7 +144,8 @@ def _replace(job: _Job, session: Session) -> RestoreOutcome:
                     f"The database {job.names.old} exists; the former database would get that name.",
                     standing=AS_IT_WAS,
                 )
-            obstacles = swap_obstacles(live)
+            accepted = job.verb.accept_replication_loss
+            obstacles = swap_obstacles(live, replication_accepted=accepted)
             if obstacles:
                 raise fail(Reason.RESTORE_NOT_POSSIBLE, "; ".join(obstacles) + ".", standing=AS_IT_WAS)
             _same_line(live, job.manifest)

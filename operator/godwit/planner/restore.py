@@ -176,6 +176,7 @@ def restore_step(seen: RestoreSeen, database: PostgresDatabase, backup: Database
                     location=backup.status.location,
                     sha256=backup.status.sha256,
                     accept_data_loss=restore.spec.accept_data_loss,
+                    accept_replication_loss=restore.spec.accept_replication_loss,
                 ),
                 VerifyInput(state=backup.status.state),
             ),
@@ -225,9 +226,14 @@ def _ended(status: DatabaseRestoreStatus) -> Verdict:
     if status.failure is not None:
         told = Verdict.of(status.failure)
         return Verdict(Stand.STALLED, told.reason, told.message)
-    lost = f" {status.lost_rows} rows written since are only there." if status.lost_rows else ""
+    rows = "An unknown number of" if status.lost_rows < 0 else status.lost_rows
+    lost = f" {rows} rows written since are only there." if status.lost_rows else ""
     at = status.current or "no migration"
-    message = f"The database is at {at}; the former one is {status.old_database}.{lost}"
+    quoted = status.old_database.replace('"', '""')
+    message = (
+        f"The database is at {at}; the former one is {status.old_database}.{lost} "
+        f'When nobody needs it any more: DROP DATABASE "{quoted}";'
+    )
     return Verdict(Stand.READY, Reason.RESTORED, message)
 
 

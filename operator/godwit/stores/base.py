@@ -1,6 +1,7 @@
 """What a backup store must be able to do; a volume does it today."""
 
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import BinaryIO, Protocol
 
 
@@ -27,6 +28,9 @@ class Store(Protocol):
 
     def open(self, location: str) -> BinaryIO:
         """The file at *location*, to read. Raises FileNotFoundError, StoreError."""
+
+    def path(self, location: str) -> Path | None:
+        """Where a program can read the file by itself; None where only `open` can. Raises StoreError."""
 
     def read(self, location: str) -> bytes:
         """The content of a small file. Raises FileNotFoundError, StoreError."""

@@ -21,7 +21,7 @@ class VolumeStore:
         self.root = root
 
     def path(self, location: str) -> Path:
-        """Where *location* is. Raises StoreError when that would be outside the store."""
+        """See `Store.path`. Raises StoreError when that would be outside the store."""
         parts = PurePosixPath(location).parts
         if not parts or location.startswith("/") or ".." in parts or "\0" in location:
             raise StoreError(f"{location!r} is no place in the backup store.")

@@ -1,10 +1,12 @@
 """Restore by swap on a real server: the database is the backup afterwards, the former one is kept."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 
 import psycopg
 import pytest
 
+from godwit.contract.environment import PG_BIN_VAR
 from godwit.contract.policy import Environment
 from godwit.contract.reasons import Reason
 from godwit.contract.request import (
@@ -13,9 +15,13 @@ from godwit.contract.request import (
     VerifyInput,
 )
 from godwit.engine import journal, ownership
+from godwit.engine.build import restore_jobs
 from godwit.engine.check import check_verb
 from godwit.engine.errors import StepFailed
 from godwit.engine.maintenance import Names, lock_key
+from godwit.engine.restore import restore_verb
+
+LOCATION = "shop/nightly-u1.dump"
 
 
 def test_the_database_is_the_backup_afterwards_and_the_former_one_is_kept(restoring, database):
@@ -39,6 +45,48 @@ def test_the_verbs_after_a_restore_look_at_the_restored_database(restoring, data
     outcome = restoring.outcome()
     assert outcome.get("failure") is None
     assert [v["verb"] for v in outcome["verbs"]] == ["Restore", "Verify"]
+
+
+def test_slots_and_subscriptions_stay_with_the_former_database_where_that_is_accepted(restoring, database):
+    slot, feed = f"slot_{restoring.oid}", f"feed_{restoring.oid}"
+    database.psql(
+        f"SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput'); CREATE SUBSCRIPTION {feed} "
+        "CONNECTION 'host=nowhere' PUBLICATION p WITH (connect = false, slot_name = NONE)"
+    )
+    failure = restoring.failing()
+    assert slot in failure.message
+    assert feed in failure.message
+    old = restoring.restore(accept_replication_loss=True).old_database
+    try:
+        of_slot = f"SELECT database FROM pg_replication_slots WHERE slot_name = '{slot}'"
+        assert database.psql(of_slot) == old
+        whose = (
+            "SELECT string_agg(datname, ',') FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid "
+            f"WHERE s.subname = '{feed}'"
+        )
+        assert database.psql(whose) == old
+    finally:
+        restoring.server.psql(f"SELECT pg_drop_replication_slot('{slot}')", old)
+        restoring.server.psql(f"DROP SUBSCRIPTION {feed}", old)
+
+
+def test_tables_are_restored_side_by_side_after_the_archive_was_compared(restoring, database, tmp_path):
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    called = tmp_path / "called"
+    for name in ("pg_dump", "pg_restore"):
+        (programs / name).write_text(
+            f'#!/bin/sh\necho "$@" >> {called}\nexec {restoring.server.bin_dir / name} "$@"\n'
+        )
+        (programs / name).chmod(0o755)
+    ctx = restoring.context("restore", identity=restoring.identity)
+    before = database.dump()
+    restore_verb(replace(ctx, environ={**ctx.environ, PG_BIN_VAR: str(programs)}), restoring.verb())
+    assert database.dump() == before
+    (restored,) = [line for line in called.read_text().splitlines() if "--dbname" in line]
+    archive = ctx.store().path(LOCATION)
+    parallel = restored.endswith(f" --jobs={restore_jobs()} {archive}")
+    assert parallel is (restore_jobs() > 1)
 
 
 def test_nothing_written_needs_no_consent(restoring, database):

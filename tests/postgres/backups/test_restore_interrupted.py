@@ -26,7 +26,7 @@ def test_the_fence_is_lifted_when_its_time_is_over(restoring, database):
 
     failure = restoring.failing(point=point, fence_timeout_ms=1500)
     assert failure.reason is Reason.RESTORE_NOT_POSSIBLE
-    assert "fenceTimeout" in failure.message
+    assert "longer than the 1.5 s that it may stand" in failure.message
     assert seen == ["open"]
 
 
