@@ -27,7 +27,7 @@ ARGS ?=
 # The environment is made again when what it is made from has changed, whatever the files' times say.
 STAMP := $(VENV)/.made-from-$(shell cat requirements/dev.txt pyproject.toml | git hash-object --stdin)
 
-.PHONY: help demo test test-fast lint bench bench-apply crds image cluster-up cluster-down lock clean $(VENV)
+.PHONY: help demo test test-fast lint bench bench-apply bench-live crds image cluster-up cluster-down lock clean $(VENV)
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ bench: $(VENV) ## Measure on the real Kubernetes: from apply to Ready, and what 
 
 bench-apply: $(VENV) ## Measure the engine beside psql and other migration tools; needs no cluster
 	$(PY) -m pytest tests/bench/apply -s $(ARGS)
+
+bench-live: $(VENV) ## Measure what an application notices of migrations, on primary and standby; needs no cluster
+	$(PY) -m pytest tests/bench/live_traffic -s $(ARGS)
 
 crds: $(VENV) ## Write crds/ and the reference pages in docs/ from the models
 	$(PY) -m godwit.api.crd --write crds --docs docs

@@ -1,17 +1,13 @@
 """The server of these benchmarks, and the tables that they write into docs/benchmarks.md."""
 
-import os
-import re
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tables import write_table
 
 from godwit.cli.embedded import EmbeddedPostgres
-
-DOCS = Path(__file__).parents[3] / "docs/benchmarks.md"
 
 
 @pytest.fixture(scope="session")
@@ -27,21 +23,6 @@ def record(show: Any) -> Any:
 
     def table(mark: str, title: str, rows: Sequence[Sequence[object]]) -> None:
         show(title, rows)
-        if not os.environ.get("GODWIT_BENCH_WRITE"):
-            return
-        load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs, {datetime.now(UTC):%Y-%m-%d}"
-        cells = [[f"{c:.2f}" if isinstance(c, float) else str(c) for c in row] for row in rows]
-        lines = [f"**{title}** ({load})", "", _line(cells[0]), "|---" * len(cells[0]) + "|"]
-        lines += [_line(row) for row in cells[1:]]
-        begin, end = f"<!-- {mark} -->\n", f"<!-- end of {mark} -->"
-        text = DOCS.read_text(encoding="utf-8")
-        assert begin in text, f"{DOCS.name} has no mark {begin.strip()}"
-        pattern = re.escape(begin) + r".*?" + re.escape(end)
-        filled = begin + "\n".join(lines) + "\n" + end
-        DOCS.write_text(re.sub(pattern, lambda _: filled, text, flags=re.DOTALL), encoding="utf-8")
+        write_table(mark, title, rows)
 
     return table
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
