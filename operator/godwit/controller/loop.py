@@ -104,7 +104,12 @@ class Controller:
         self._wake(Key(kind, namespace, name))
 
     def _wake(self, key: Key) -> None:
-        self.queue.add(key, self._references.group(key))
+        """What was never seen has an event of its own to come; what is gone has none.
+
+        A pod goes after its owner; where a namespace went with our rights in it, each look would be refused.
+        """
+        if self._references.knows(key):
+            self.queue.add(key, self._references.group(key))
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until *stop* is set; then let what is being served end."""

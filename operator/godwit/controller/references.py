@@ -72,6 +72,10 @@ class References:
         self._told.pop(key, None)
         self._database.pop(key, None)
 
+    def knows(self, key: Key) -> bool:
+        """Whether the object was seen, and has not gone since."""
+        return key in self._depends
+
     def concerned(self, key: Key) -> set[Key]:
         """Whoever must be looked at when the object changes or goes, other than itself."""
         return set(self._dependents.get(key, set())) | self._told.get(key, set())
