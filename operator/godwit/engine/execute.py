@@ -301,7 +301,7 @@ def explain(run: Run, piece: Piece, met: ScriptError, *, standing: str) -> StepF
     )
     if failed.failure.reason in {Reason.MIGRATION_FAILED, Reason.PERMISSION_DENIED}:
         return failed
-    if not run.session.conn.closed:
+    if error.sqlstate and _answers(run.session):
         # RAISE can feign any SQLSTATE: what the server says of a connection counts when it is gone.
         feigned = failed.failure.model_copy(update={"reason": Reason.MIGRATION_FAILED})
         return StepFailed(feigned)
@@ -313,6 +313,13 @@ def explain(run: Run, piece: Piece, met: ScriptError, *, standing: str) -> StepF
             }
         )
     )
+
+
+def _answers(session: Session) -> bool:
+    """Whether the connection is still good; its end may not have been noticed yet."""
+    with contextlib.suppress(psycopg.Error):
+        session.execute("SELECT")
+    return not session.conn.closed
 
 
 def _placed(failed: StepFailed, piece: Piece) -> StepFailed:
