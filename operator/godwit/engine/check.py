@@ -74,7 +74,7 @@ def _opened(ctx: StepContext) -> Iterator[Session]:
     try:
         yield session
     finally:
-        ctx.cancelled.unregister(session.conn.cancel_safe)
+        ctx.cancelled.unregister(session.stop)
         session.close()
 
 

@@ -174,7 +174,7 @@ class StepContext:
             writing=writing,
         )
         if cancellable:
-            self.cancelled.register(session.conn.cancel_safe)
+            self.cancelled.register(session.stop)
         return session
 
     @contextlib.contextmanager
@@ -186,7 +186,7 @@ class StepContext:
         try:
             yield session
         finally:
-            self.cancelled.unregister(session.conn.cancel_safe)
+            self.cancelled.unregister(session.stop)
             session.close()
 
     def store(self) -> "Store":

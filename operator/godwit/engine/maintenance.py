@@ -65,7 +65,7 @@ def maintenance_session(ctx: StepContext, live: str, *, cancellable: bool = True
         try:
             yield session
         finally:
-            ctx.cancelled.unregister(session.conn.cancel_safe)
+            ctx.cancelled.unregister(session.stop)
             session.close()
         return
 

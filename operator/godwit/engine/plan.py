@@ -64,7 +64,8 @@ def make_plan(
         used = {step.name: step.run.script.checksum for step in steps}
         content = [(row.name, row.checksum, used.get(row.name, "")) for row in chosen.downs]
     else:
-        steps = up_steps(chosen, policy.environment, findings)
+        tables = format_of(source.format).TABLES
+        steps = up_steps(chosen, policy.environment, tables, findings)
         content = [(m.name, m.up.checksum, m.down.checksum if m.down else "") for m in chosen.ups]
     leaving = {row.name for row in chosen.downs}
     expected = {row.name: row.checksum for row in history.applied if row.name not in leaving}

@@ -93,7 +93,7 @@ class _Reverting:
                 standing=_UNTOUCHED,
                 migration=name,
             )
-        parsed = parse(entry.down, environment, migration=name)
+        parsed = parse(entry.down, environment, tables=self.ctx.format.TABLES, migration=name)
         step = PlannedMigration(name, entry.checksum, parsed)
         if self.lossless and entry.detail["destructive"]:
             raise _lossy(name, "it destroyed or rewrote data, which its down.sql does not bring back")

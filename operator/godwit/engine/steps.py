@@ -1,7 +1,7 @@
 """The scripts of a plan, parsed: each becomes a step, or a finding. Pure."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from godwit.contract.outcome import Failure, Finding, Severity
@@ -18,12 +18,17 @@ _LASTING: Final = re.compile(r"(re)?set\s+(?!local\b|constraints\b|transaction\b
 _LASTING_CALL: Final = re.compile(r"\bset_config\s*\([^)]*,\s*(false|'f\w*'|'0')\s*\)", re.IGNORECASE)
 
 
-def up_steps(chosen: Aim, environment: Environment, findings: list[Finding]) -> list[PlannedMigration]:
-    """The pending migrations whose files can run; what is wrong with the others goes to *findings*."""
+def up_steps(
+    chosen: Aim, environment: Environment, tables: Collection[str], findings: list[Finding]
+) -> list[PlannedMigration]:
+    """The pending migrations whose files can run; what is wrong with the others goes to *findings*.
+
+    *tables* are the migration tool's own, which no script may change.
+    """
     steps = []
     for migration in chosen.ups:
         try:
-            run = parse(migration.up, environment, migration=migration.name)
+            run = parse(migration.up, environment, tables=tables, migration=migration.name)
         except StepFailed as exc:
             findings.append(_as_finding(exc.failure, migration.name))
             continue
@@ -31,7 +36,7 @@ def up_steps(chosen: Aim, environment: Environment, findings: list[Finding]) -> 
         down = migration.down
         if down is not None:
             try:
-                parse(down, environment, migration=migration.name)
+                parse(down, environment, tables=tables, migration=migration.name)
             except StepFailed as exc:
                 # Not kept in the journal either: a corrected one in the source must not lose to it.
                 down = None
@@ -53,6 +58,7 @@ def down_steps(
     What cannot be taken back goes to *findings*.
     """
     by_name = {m.name: m for m in source.migrations}
+    tables = format_of(source.format).TABLES
     steps = []
     for row in chosen.downs:
         migration = by_name.get(row.name)
@@ -63,7 +69,7 @@ def down_steps(
             continue
         up = _parsed_or_none(migration.up, environment) if migration and same else None
         try:
-            run = parse(script, environment, migration=row.name)
+            run = parse(script, environment, tables=tables, migration=row.name)
         except StepFailed as exc:
             findings.append(_as_finding(exc.failure, row.name))
             continue
@@ -79,7 +85,7 @@ def down_steps(
 
 def _parsed_or_none(script: Script, environment: Environment) -> ParsedScript | None:
     try:
-        return parse(script, environment)
+        return parse(script, environment, tables=())
     except StepFailed:
         return None
 
