@@ -9,7 +9,7 @@ from godwit.contract.reasons import Reason
 from godwit.contract.request import ApplyInput
 from godwit.engine.apply import apply_verb
 from godwit.engine.errors import StepFailed
-from godwit.engine.execute import Piece, start_run, transactional
+from godwit.engine.execute import Part, Piece, start_run, transactional
 from godwit.engine.lock import migration_lock
 from godwit.engine.model import Statement
 
@@ -165,9 +165,7 @@ def test_a_script_that_ended_its_transaction_gets_no_history_row(project, sql):
         migration_lock(ctx, session),
         start_run(ctx, session, project.policy(), "Apply") as run,
     ):
-        failure, _ = failure_of(
-            lambda: transactional(run, piece, before=lambda: None, finish=finished.append)
-        )
+        failure, _ = failure_of(lambda: transactional(run, [Part(piece, lambda: None, finished.append)]))
         assert failure.reason is Reason.TRANSACTION_BROKEN
         assert "is committed" in failure.standing
         assert finished == []

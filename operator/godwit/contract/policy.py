@@ -33,9 +33,14 @@ class OnFailure(StrEnum):
 
 
 class TransactionMode(StrEnum):
-    """How many migrations share a transaction."""
+    """How many migrations share a transaction.
+
+    PerMigration: each has its own. Batch: all that are pending have one, so that all of them stand or none;
+    `maxLockHold` counts from the first lock of the first to the end of the last.
+    """
 
     PER_MIGRATION = "PerMigration"
+    BATCH = "Batch"
 
 
 class Pooler(StrEnum):

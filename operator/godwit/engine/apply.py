@@ -6,14 +6,15 @@ from collections.abc import Sequence
 import psycopg
 
 from godwit.contract.outcome import ApplyOutcome, Rung, RungState
-from godwit.contract.policy import CheckWhen
+from godwit.contract.policy import CheckWhen, TransactionMode
 from godwit.contract.reasons import Reason
 from godwit.contract.request import ApplyInput
 from godwit.engine import journal, ownership
 from godwit.engine.attempt import attempt
+from godwit.engine.batch import BATCH_ROLLED_BACK
 from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed
-from godwit.engine.execute import Piece, Run, start_run, transactional
+from godwit.engine.execute import Part, Piece, Run, start_run, transactional
 from godwit.engine.journal import Event
 from godwit.engine.model import Mode, PlannedMigration, Source
 from godwit.engine.operation import Own, facts, planned_again
@@ -52,22 +53,47 @@ class _Applying:
         self.steps = plan.steps
         todo = [s for s in self.steps if s.name not in self.own.applied]
         with start_run(self.ctx, self.session, self.verb.policy, self.verb.verb) as run:
+            if self.verb.policy.transaction is TransactionMode.BATCH and len(todo) > 1:
+                self._batch(run, todo)
+                todo = []
             for step in todo:
-                self.failing = step
-                self.ctx.cancelled.check(standing="Between two migrations; what was committed stands.")
-                run.point("before_migration")
-                self.ctx.progress("migration.started", message=f"applying {step.name}", migration=step.name)
+                self._begin(run, step)
                 self._one(run, step)
                 self.prepared = True
-                self.ctx.progress("migration.applied", message=f"applied {step.name}", migration=step.name)
+                self._ended(step)
                 run.point("after_migration")
         self.failing = None
+
+    def _begin(self, run: Run, step: PlannedMigration) -> None:
+        self.failing = step
+        self.ctx.cancelled.check(standing="Between two migrations; what was committed stands.")
+        run.point("before_migration")
+        self.ctx.progress("migration.started", message=f"applying {step.name}", migration=step.name)
+
+    def _ended(self, step: PlannedMigration) -> None:
+        self.ctx.progress("migration.applied", message=f"applied {step.name}", migration=step.name)
+
+    def _batch(self, run: Run, todo: Sequence[PlannedMigration]) -> None:
+        """All of them in one transaction. Raises StepFailed; nothing of any is left then."""
+
+        def part(step: PlannedMigration) -> Part:
+            def before() -> None:
+                self._begin(run, step)
+                if step is todo[0]:
+                    self._prepare()
+
+            piece = Piece.whole(step.name, step.run)
+            return Part(piece, before, lambda txid: self._finish(run, step, txid))
+
+        transactional(run, [part(step) for step in todo], standing=BATCH_ROLLED_BACK)
+        for step in todo:
+            self._ended(step)
 
     def _one(self, run: Run, step: PlannedMigration) -> None:
         progress = progress_of(self.own.entries, step, self.verb.verb)
         if progress.started is None and in_transaction(self.session, step):
             piece = Piece.whole(step.name, step.run)
-            transactional(run, piece, before=self._prepare, finish=lambda txid: self._finish(run, step, txid))
+            transactional(run, [Part(piece, self._prepare, lambda txid: self._finish(run, step, txid))])
             return
         if progress.started is None:
             progress = self._start(run, step)
@@ -197,6 +223,8 @@ class _Applying:
         return "the connection broke: whether it committed, the journal tells" if lost else "rolled back"
 
     def _whole(self, step: PlannedMigration) -> bool:
+        if self.verb.policy.transaction is TransactionMode.BATCH:
+            return True
         if step.run.mode is Mode.ALONE and not self.session.conn.closed:
             return not progress_of(self.own.entries, step, self.verb.verb).started and self.left is None
         return step.run.mode is Mode.WHOLE

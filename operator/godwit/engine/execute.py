@@ -11,7 +11,7 @@ import psycopg
 from psycopg import generators
 from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 
-from godwit.contract.policy import Policy
+from godwit.contract.policy import Policy, TransactionMode
 from godwit.contract.reasons import Reason
 from godwit.engine.blockers import holders
 from godwit.engine.context import StepContext
@@ -27,6 +27,9 @@ _SET_TRANSACTION: Final = re.compile(r"SET\s+(LOCAL\s+)?TRANSACTION\b", re.IGNOR
 # What a rollback makes safe to try again: lock_timeout, deadlock, serialization (manual, appendix A).
 _BUSY: Final = {"55P03", "40P01", "40001"}
 _CANCELED: Final = "57014"
+# What migrations cannot do in one transaction with others, and only the server finds out: use a new value of
+# an enum, alter a table with pending trigger events, take more locks than there is room for, COMMIT.
+_ONLY_TOGETHER: Final = {"55P04", "55006", "53200", "2D000"}
 _ERRORS: Final = {ExecStatus.FATAL_ERROR, ExecStatus.BAD_RESPONSE}
 _COPIES: Final = {ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH}
 
@@ -93,28 +96,35 @@ class ScriptError(Exception):
         """Seconds since its first statement was sent."""
 
 
-def transactional(
-    run: Run,
-    piece: Piece,
-    *,
-    before: Callable[[], None],
-    finish: Callable[[int], None],
-    standing: str = ROLLED_BACK,
-    keep_settings: bool = False,
-) -> None:
-    """Run *piece* in a transaction with what *before* and *finish* do, tried again while locks are busy.
+@dataclass(frozen=True)
+class Part:
+    """A script and what belongs to it in its transaction.
 
     *before* runs first, inside; *finish* is given the transaction's number (`txid_current()`) after the
-    script, inside as well; then COMMIT. *standing* says where the database stands when nothing of it is left.
-    *keep_settings*: the session's settings may stay changed, for the rest of the file.
-    Raises StepFailed; the transaction has ended then.
+    script, inside as well.
     """
-    patience = Patience(run.ctx, run.session, run.policy, piece.statements)
+
+    piece: Piece
+    before: Callable[[], None]
+    finish: Callable[[int], None]
+
+
+def transactional(
+    run: Run, parts: Sequence[Part], *, standing: str = ROLLED_BACK, keep_settings: bool = False
+) -> None:
+    """Run *parts* in one transaction, tried again while locks are busy: all of them are committed, or none.
+
+    *standing* says where the database stands when nothing of it is left. *keep_settings*: the session's
+    settings may stay changed, for the rest of the file. Raises StepFailed; the transaction has ended then.
+    """
+    patience = Patience(run.ctx, run.session, run.policy, [s for p in parts for s in p.piece.statements])
     while True:
         seen = patience.until_free(standing=standing)
+        now = _UnderWay(parts[0].piece)
         try:
-            _once(run, piece, seen.lockable, before, finish)
+            _once(run, parts, seen.lockable, now)
         except ScriptError as met:
+            piece = now.piece
             rolled_back(run.session)
             if met.error.sqlstate in _BUSY and not run.watch.fired:
                 if met.worked * 1000 > run.policy.max_lock_hold_ms:
@@ -127,7 +137,7 @@ def transactional(
             if isinstance(exc, StepFailed):
                 # What was cut off from outside did not fail by itself.
                 if run.watch.fired:
-                    raise held_too_long(run, piece, standing=standing) from None
+                    raise held_too_long(run, now.piece, standing=standing) from None
                 run.ctx.cancelled.check(standing=standing)
             raise
         else:
@@ -149,49 +159,66 @@ def _not_again(patience: Patience, run: Run, piece: Piece, met: ScriptError, sta
     return StepFailed(failed.failure.model_copy(update=details))
 
 
-def _once(
-    run: Run,
-    piece: Piece,
-    lockable: Sequence[tuple[str, str]],
-    before: Callable[[], None],
-    finish: Callable[[int], None],
-) -> None:
-    conn, through, began = run.session.conn, 0, 0.0
+@dataclass
+class _UnderWay:
+    """What of a transaction is being run: for an error to say where it belongs."""
+
+    piece: Piece
+    through: int = 0
+    began: float = 0.0
+
+
+def _once(run: Run, parts: Sequence[Part], lockable: Sequence[tuple[str, str]], now: _UnderWay) -> None:
+    conn, first = run.session.conn, parts[0]
     try:
         run.session.execute("BEGIN")
-        opening, body = _opening(piece)
+        opening, body = _opening(first.piece)
         if opening:
             send(run.session, opening)
-        set_limits(run, local=True, statements=piece.statements)
+        set_limits(run, local=True, statements=first.piece.statements)
         with run.watch.armed():
-            before()
+            first.before()
             if lockable:
                 # All at once and always in the same order: a try that fails has cost nobody more than a wait.
                 conn.execute(_lock_tables(lockable))
-            opened = run.guard.opened()
-            run.point("before_script")
-            began = time.monotonic()
-            send(run.session, body)
-            through = len(piece.statements)
-            try:
-                run.guard.check_open(opened, piece.statements)
-            except StepFailed as failed:
-                raise _placed(failed, piece) from None
-            # Deferred constraints would pass every check here and then fail COMMIT.
-            run.session.execute("SET CONSTRAINTS ALL IMMEDIATE")
-            # The script may have set its own.
-            set_limits(run, local=True, statements=piece.statements)
-            finish(opened.txid)
+            _script(run, first, body, now)
+            for part in parts[1:]:
+                now.piece, now.through = part.piece, 0
+                # SET LOCAL is meant for its own file, and so is the time at which constraints are asked.
+                run.guard.restore()
+                set_limits(run, local=True, statements=part.piece.statements)
+                run.session.execute("SET CONSTRAINTS ALL DEFERRED")
+                part.before()
+                _script(run, part, part.piece.body, now)
             run.point("before_commit")
             run.ctx.cancelled.check(standing=ROLLED_BACK)
             if run.watch.fired:
-                raise held_too_long(run, piece)
+                raise held_too_long(run, now.piece)
             conn.execute("COMMIT")
         run.point("after_commit")
     except (psycopg.Error, ScriptError) as exc:
-        met = exc if isinstance(exc, ScriptError) else ScriptError(exc, through)
-        met.worked = time.monotonic() - began if began else 0.0
+        met = exc if isinstance(exc, ScriptError) else ScriptError(exc, now.through)
+        met.worked = time.monotonic() - now.began if now.began else 0.0
         raise met from exc
+
+
+def _script(run: Run, part: Part, body: str, now: _UnderWay) -> None:
+    """One script of an open transaction, and what is asked of it and recorded about it."""
+    statements = part.piece.statements
+    opened = run.guard.opened()
+    run.point("before_script")
+    now.began = now.began or time.monotonic()
+    send(run.session, body)
+    now.through = len(statements)
+    try:
+        run.guard.check_open(opened, statements)
+    except StepFailed as failed:
+        raise _placed(failed, part.piece) from None
+    # Deferred constraints would pass every check here and then fail COMMIT.
+    run.session.execute("SET CONSTRAINTS ALL IMMEDIATE")
+    # The script may have set its own.
+    set_limits(run, local=True, statements=statements)
+    part.finish(opened.txid)
 
 
 def _lock_tables(lockable: Sequence[tuple[str, str]]) -> bytes:
@@ -299,6 +326,9 @@ def explain(run: Run, piece: Piece, met: ScriptError, *, standing: str) -> StepF
         line=line,
         statement=statement.text if statement else "",
     )
+    if error.sqlstate in _ONLY_TOGETHER and run.policy.transaction is TransactionMode.BATCH:
+        hint = "It may run with strategy.transaction: PerMigration, where each migration has its own."
+        failed = StepFailed(failed.failure.model_copy(update={"hint": hint}))
     if failed.failure.reason in {Reason.MIGRATION_FAILED, Reason.PERMISSION_DENIED}:
         return failed
     if error.sqlstate and _answers(run.session):

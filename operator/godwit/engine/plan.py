@@ -12,6 +12,7 @@ from godwit.contract.policy import Environment, Policy
 from godwit.contract.reasons import Reason
 from godwit.contract.request import Direction, PlanInput
 from godwit.engine import journal, ownership
+from godwit.engine.batch import batch_findings
 from godwit.engine.compare import LATEST, NOTHING, aim, compare, downgrade_finding, warning
 from godwit.engine.errors import StepFailed, from_postgres
 from godwit.engine.formats.registry import format_of
@@ -67,6 +68,7 @@ def make_plan(
         tables = format_of(source.format).TABLES
         steps = up_steps(chosen, policy.environment, tables, findings)
         content = [(m.name, m.up.checksum, m.down.checksum if m.down else "") for m in chosen.ups]
+    findings += batch_findings(steps, policy)
     leaving = {row.name for row in chosen.downs}
     expected = {row.name: row.checksum for row in history.applied if row.name not in leaving}
     expected |= {m.name: m.up.checksum for m in chosen.ups}

@@ -7,14 +7,15 @@ from typing import Final
 import psycopg
 
 from godwit.contract.outcome import RevertOutcome, Rung, RungState
-from godwit.contract.policy import Environment
+from godwit.contract.policy import Environment, TransactionMode
 from godwit.contract.reasons import Reason
 from godwit.contract.request import RevertInput, RevertScope
 from godwit.engine import journal, ownership
 from godwit.engine.attempt import attempt
+from godwit.engine.batch import BATCH_ROLLED_BACK, batch_findings
 from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed, fail
-from godwit.engine.execute import Piece, Run, ScriptError, explain, send, start_run, transactional
+from godwit.engine.execute import Part, Piece, Run, ScriptError, explain, send, start_run, transactional
 from godwit.engine.journal import Event
 from godwit.engine.loss import lost_by
 from godwit.engine.model import PlannedMigration
@@ -82,6 +83,15 @@ class _Reverting:
                 migration=half,
             )
         self.steps = [self._way_back(name, environment) for name in reversed(self.own.applied)]
+        refused = next(iter(batch_findings(self.steps, self.verb.policy)), None)
+        if refused:
+            raise fail(
+                refused.reason,
+                refused.message,
+                standing=_UNTOUCHED,
+                migration=refused.migration,
+                line=refused.line,
+            )
         self.total = len(self.steps) + len(self.own.reverted)
 
     def _way_back(self, name: str, environment: Environment) -> PlannedMigration:
@@ -105,16 +115,44 @@ class _Reverting:
         """Take back what is left. Raises StepFailed when it must not be, and at the first that fails."""
         self._choose()
         with start_run(self.ctx, self.session, self.verb.policy, self.verb.verb) as run:
+            if self.together:
+                self._batch(run)
+                return
             if self.lossless and len(self.steps) > 1:
                 self._try_all(run)
             for step in self.steps:
-                self.ctx.cancelled.check(standing=_UNCERTAIN)
-                run.point("before_migration")
-                self.ctx.progress("migration.started", message=f"down {step.name}", migration=step.name)
+                self._begin(run, step)
                 self._one(run, step)
-                self.taken.append(step.name)
-                self.ctx.progress("migration.reverted", message=f"took back {step.name}", migration=step.name)
+                self._ended(step)
                 run.point("after_migration")
+
+    @property
+    def together(self) -> bool:
+        """Whether one transaction takes all of them back."""
+        return self.verb.policy.transaction is TransactionMode.BATCH and len(self.steps) > 1
+
+    def _begin(self, run: Run, step: PlannedMigration) -> None:
+        self.ctx.cancelled.check(standing=_UNCERTAIN)
+        run.point("before_migration")
+        self.ctx.progress("migration.started", message=f"down {step.name}", migration=step.name)
+
+    def _ended(self, step: PlannedMigration) -> None:
+        self.taken.append(step.name)
+        self.ctx.progress("migration.reverted", message=f"took back {step.name}", migration=step.name)
+
+    def _batch(self, run: Run) -> None:
+        """All of them in one transaction. Raises StepFailed; all of them stay applied then."""
+
+        def part(step: PlannedMigration) -> Part:
+            def before() -> None:
+                self._begin(run, step)
+                self._prepare(step)
+
+            return Part(Piece.whole(step.name, step.run), before, lambda _: self._taken(run, step))
+
+        transactional(run, [part(step) for step in self.steps], standing=BATCH_ROLLED_BACK)
+        for step in self.steps:
+            self._ended(step)
 
     def _try_all(self, run: Run) -> None:
         """All of them in one transaction that is rolled back: whether any would lose something or fail.
@@ -137,13 +175,8 @@ class _Reverting:
 
         first = steps[0]
         with contextlib.suppress(_Tried):
-            transactional(
-                run,
-                Piece.whole(first.name, first.run),
-                before=lambda: self._refuse_loss(first),
-                finish=others,
-                standing=_UNTOUCHED,
-            )
+            part = Part(Piece.whole(first.name, first.run), lambda: self._refuse_loss(first), others)
+            transactional(run, [part], standing=_UNTOUCHED)
 
     def _refuse_loss(self, step: PlannedMigration) -> None:
         """Under the locks of the open transaction. Raises StepFailed(DataWouldBeLost)."""
@@ -161,13 +194,9 @@ class _Reverting:
     def _one(self, run: Run, step: PlannedMigration) -> None:
         progress = progress_of(self.own.entries, step, self.verb.verb)
         if progress.started is None and in_transaction(self.session, step):
-            transactional(
-                run,
-                Piece.whole(step.name, step.run),
-                before=lambda: self._prepare(step),
-                finish=lambda _: self._taken(run, step),
-                standing=self._standing(step.name),
-            )
+            piece = Piece.whole(step.name, step.run)
+            part = Part(piece, lambda: self._prepare(step), lambda _: self._taken(run, step))
+            transactional(run, [part], standing=self._standing(step.name))
             return
         if progress.started is None:
             progress = self._start(run, step)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from godwit.contract.outcome import Rung, RungState
-from godwit.contract.policy import Policy
+from godwit.contract.policy import Policy, TransactionMode
 from godwit.contract.request import Direction
 from godwit.engine.model import Mode, PlannedMigration
 
@@ -20,10 +20,13 @@ def rungs(
     to, and nothing (*restore_obstacles*) keeps the server from it.
     """
     restore = _restore(policy, restore_obstacles)
-    return (_transaction(steps), _undo(steps), _down(steps, direction, policy), restore)
+    return (_transaction(steps, policy), _undo(steps), _down(steps, direction, policy), restore)
 
 
-def _transaction(steps: Sequence[PlannedMigration]) -> RungState:
+def _transaction(steps: Sequence[PlannedMigration], policy: Policy) -> RungState:
+    if policy.transaction is TransactionMode.BATCH and len(steps) > 1:
+        why = f"all {len(steps)} migrations are one transaction"
+        return RungState(rung=Rung.TRANSACTION, possible=True, why=why)
     outside = [s.name for s in steps if s.run.mode is not Mode.WHOLE]
     why = f"{outside[0]} runs outside a transaction" if outside else ""
     return RungState(rung=Rung.TRANSACTION, possible=len(outside) < len(steps), why=why)

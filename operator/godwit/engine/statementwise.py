@@ -5,7 +5,6 @@ judged from the catalog, and then recorded. After a crash at any point the same 
 what nobody can judge stops it.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -14,9 +13,11 @@ import psycopg
 
 from godwit.contract.reasons import Reason
 from godwit.engine import journal
+from godwit.engine.batch import may_end
 from godwit.engine.blockers import named, old_transactions
 from godwit.engine.errors import StepFailed, fail
 from godwit.engine.execute import (
+    Part,
     Piece,
     Run,
     ScriptError,
@@ -34,7 +35,6 @@ from godwit.engine.patience import Patience
 from godwit.engine.session import Session
 from godwit.engine.undo import drop_invalid
 
-_ENDS: Final = re.compile(r"\b(commit|rollback|call)\b", re.IGNORECASE)
 _DEADLOCK: Final = "40P01"
 _CANCEL_LOOKS: Final = 50
 _CANCEL_SECONDS: Final = 0.1
@@ -60,7 +60,7 @@ def _may_commit(session: Session, planned: PlannedMigration) -> bool:
     """
     statement = planned.run.statements[0]
     if statement.tag == "DoStmt":
-        return bool(_ENDS.search(statement.text))
+        return may_end(statement.text)
     row = session.execute(_PROCEDURE, [statement.text]).fetchone()
     return row is None or bool(row[0])
 
@@ -181,9 +181,7 @@ class _Step:
     def in_transaction(self) -> None:
         transactional(
             self.run,
-            self.piece,
-            before=lambda: None,
-            finish=lambda _: self.record(Event.STATEMENT),
+            [Part(self.piece, lambda: None, lambda _: self.record(Event.STATEMENT))],
             standing=f"The statement was rolled back. {self.standing}",
             keep_settings=True,
         )
