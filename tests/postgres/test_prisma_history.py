@@ -139,7 +139,7 @@ def test_a_removed_migration_leaves_no_row_not_even_of_earlier_tries(database, t
     prisma.record_applied_in_transaction(table, planned("1"))
     prisma.record_applied_in_transaction(table, planned("2"))
     state = prisma.read_history(table).state
-    assert prisma.remove_row(table, "1") == 2
+    assert prisma.remove_row(table, "1", "2") == 2
     history = prisma.read_history(table)
     assert [r.name for r in history.rows] == ["2"]
     assert history.state != state

@@ -50,6 +50,7 @@ class Project:
     folder: Path
     uri: str
     log: Lines = field(default_factory=Lines)
+    format: Format = Format.PRISMA
     point: Callable[[str], None] = lambda _: None
 
     def write(self, name: str, up: str, down: str | None = None) -> None:
@@ -65,6 +66,7 @@ class Project:
             "operation": operation,
             "spec_hash": f"spec of {operation}",
             "environment": Environment.DEVELOPMENT,
+            "format": self.format,
             "verbs": (),
         }
         request = StepRequest(**(fields | changes))
@@ -79,7 +81,7 @@ class Project:
     def planned(self, target: str = "Latest", policy: Policy | None = None) -> PlanOutcome:
         verb = PlanInput(target=target, policy=policy or self.policy())
         with self.context(step="plan").session() as session:
-            return plan_verb(session, read_source(self.folder, Format.PRISMA), verb)[0]
+            return plan_verb(session, read_source(self.folder, self.format), verb)[0]
 
     def plan(self, target: str = "Latest", policy: Policy | None = None) -> PlanRef:
         outcome = self.planned(target, policy)

@@ -8,7 +8,7 @@ from godwit.api.database import BackupMethod, DeletionPolicy, VolumeDestination,
 from godwit.api.run import IMMUTABLE
 from godwit.contract.identity import DatabaseIdentity
 from godwit.contract.outcome import Failure
-from godwit.contract.request import BackupType
+from godwit.contract.request import BackupType, Format
 
 
 class RunOrder(ApiModel):
@@ -20,6 +20,8 @@ class RunOrder(ApiModel):
     """Digest of the applied history that the dump must hold."""
     expected_journal: int
     image: str
+    format: Format = Format.PRISMA
+    """The format of the migrations, and with it the history that is looked at."""
 
 
 class DatabaseBackupSpec(ApiModel):

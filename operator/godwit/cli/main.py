@@ -127,11 +127,14 @@ def status(
 
 @app.command()
 def pack(
-    folder: Annotated[Path, typer.Argument(help="A migration folder in Prisma's layout.")],
+    folder: Annotated[Path, typer.Argument(help="A migration folder.")],
     name: Annotated[str, typer.Option(help="Name of the ConfigMap; further ones are NAME-2, NAME-3, ...")],
     namespace: Annotated[
         str | None, typer.Option("--namespace", "-n", help="Written into the manifests.")
     ] = None,
+    layout: Annotated[
+        str, typer.Option("--format", help="The folder's format, as in the API; Auto looks which one it is.")
+    ] = "Auto",
 ) -> None:
     """Print a migration folder as ConfigMaps.
 
@@ -140,10 +143,13 @@ def pack(
     Exit status: 0 printed; 1 the folder is not one of migrations.
     """
     from godwit.cli.pack import as_yaml, manifests
+    from godwit.contract.request import Format
     from godwit.runner.pack import StepFailed
 
     try:
-        made = manifests(folder, name, namespace)
+        made = manifests(folder, name, namespace, Format(layout))
+    except ValueError:
+        _fail(f"{layout} is no format: {', '.join(Format)}.", 2)
     except StepFailed as failed:
         failure = failed.failure
         _fail(" ".join(filter(None, (failure.message, failure.hint))), 1)

@@ -5,16 +5,22 @@ from typing import Any
 
 import yaml
 
+from godwit.contract.request import Format
 from godwit.runner.pack import pack
 
 
-def manifests(folder: Path, name: str, namespace: str | None = None) -> list[dict[str, Any]]:
+def manifests(
+    folder: Path,
+    name: str,
+    namespace: str | None = None,
+    format: Format = Format.AUTO,  # noqa: A002  the contract's word
+) -> list[dict[str, Any]]:
     """ConfigMaps that together hold the migrations in *folder*: `name`, then `name-2`, `name-3`, ...
 
     List them all in `spec.source.configMaps`. Raises StepFailed where the folder holds no migrations.
     """
     made = []
-    for number, content in enumerate(pack(folder), 1):
+    for number, content in enumerate(pack(folder, format), 1):
         metadata = {"name": name if number == 1 else f"{name}-{number}"}
         if namespace:
             metadata["namespace"] = namespace

@@ -71,6 +71,7 @@ class Reason(StrEnum):
     JOURNAL_FORBIDDEN = "JournalForbidden"
     # The source and the plan
     SOURCE_INVALID = "SourceInvalid"
+    SOURCE_UNSUPPORTED = "SourceUnsupported"
     SOURCE_CHANGED = "SourceChanged"
     SQL_INVALID = "SqlInvalid"
     ENCODING_INVALID = "EncodingInvalid"
@@ -182,6 +183,7 @@ CATALOGUE: dict[Reason, Advice] = {
     Reason.PERMISSION_DENIED: _t("The role lacks a right in the database.", "Grant what the message names."),
     Reason.JOURNAL_FORBIDDEN: _t("The role may not create or use the schema `godwit`, where the journal is.", "Run the GRANT that the message shows."),
     Reason.SOURCE_INVALID: _t("The source is not a migration folder of its format.", "See the documentation of sources; `godwit pack FOLDER` makes ConfigMaps."),
+    Reason.SOURCE_UNSUPPORTED: _t("The source holds something that only the migration tool itself can run.", "Write it as plain SQL, or go on with the tool; the page on formats lists what is refused."),
     Reason.SOURCE_CHANGED: _w("The mounted source is not the one that was planned.", "Nothing: it is planned again."),
     Reason.SQL_INVALID: _t("PostgreSQL's parser refuses a file.", "Correct the file at the line given."),
     Reason.ENCODING_INVALID: _t("A file is not valid UTF-8, or holds a NUL or a byte order mark.", "Save the file as UTF-8."),
@@ -190,9 +192,9 @@ CATALOGUE: dict[Reason, Advice] = {
     Reason.TARGET_NOT_FOUND: _t("No migration has the name of `spec.targetVersion`.", "Correct the name, or bring the source that has it."),
     Reason.EDITED_MIGRATION: _t("A migration was edited after it had been applied.", "Restore the file as it was, and make a new migration."),
     Reason.MISSING_ON_DISK: _t("The history has a migration that the source lacks.", "Bring it back into the source, or set `spec.targetVersion` to go down."),
-    Reason.FAILED_EARLIER: _t("The history has a migration that failed and was not resolved.", "Bring the database in order, then resolve it (`prisma migrate resolve`)."),
+    Reason.FAILED_EARLIER: _t("The history has a migration that failed and was not resolved.", "Bring the database in order, then resolve it with the migration tool (`prisma migrate resolve`, `migrate force`, `flyway repair`)."),
     Reason.OUT_OF_ORDER: _p("A pending migration is older than an applied one.", "Check that it does not depend on order."),
-    Reason.HISTORY_MISSING: _t("The schema has tables but no history.", "Baseline it (`prisma migrate resolve --applied`)."),
+    Reason.HISTORY_MISSING: _t("The schema has tables but no history.", "Baseline it with the migration tool (`prisma migrate resolve --applied`, `migrate force`, `flyway baseline`)."),
     Reason.DOWN_MISSING: _t("A migration that must be taken back has no down.sql.", "Add a down.sql, or go forward by a new migration."),
     Reason.DOWNGRADE_FORBIDDEN: _t("In Production a lower targetVersion needs `spec.allowDowngrade`.", "Set it, or go forward by a new migration."),
     Reason.INVALID_INDEX: _p("The database has an INVALID index.", "Drop it concurrently and build it again."),

@@ -46,6 +46,11 @@ class Format(StrEnum):
     """The layout of a migration folder, and with it the history table."""
 
     PRISMA = "Prisma"
+    GOLANG_MIGRATE = "GolangMigrate"
+    GOOSE = "Goose"
+    DBMATE = "Dbmate"
+    AUTO = "Auto"
+    """Whichever of these the folder's files show; refused where that is unclear."""
 
 
 class BackupType(StrEnum):

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import psycopg
 
@@ -17,7 +18,7 @@ from godwit.engine.errors import StepFailed
 from godwit.engine.execute import Part, Piece, Run, start_run, transactional
 from godwit.engine.journal import Event
 from godwit.engine.model import Mode, PlannedMigration, Source
-from godwit.engine.operation import Own, facts, planned_again
+from godwit.engine.operation import Own, facts, planned_again, row_as_json
 from godwit.engine.session import Session
 from godwit.engine.statementwise import Left, Progress, in_transaction, progress_of, run_statements
 from godwit.engine.verify import before_commit_checks
@@ -125,10 +126,11 @@ class _Applying:
                 details = {"migration": step.name, "file": step.run.script.path}
                 raise StepFailed(failed.failure.model_copy(update=details)) from None
         run.point("before_history")
+        replaced = self._replaced()
         row_id = self.ctx.format.record_applied_in_transaction(self.session, step)
-        self._applied(step, row_id)
+        self._applied(step, row_id, **replaced)
 
-    def _applied(self, step: PlannedMigration, row_id: str) -> None:
+    def _applied(self, step: PlannedMigration, row_id: str, **replaced: Any) -> None:
         journal.append(
             self.session,
             self.ctx.request,
@@ -137,14 +139,21 @@ class _Applying:
             migration=step.name,
             checksum=step.checksum,
             down=step.down,
-            detail={"row": row_id, "destructive": step.run.destructive},
+            detail={"row": row_id, "destructive": step.run.destructive, **replaced},
         )
+
+    def _replaced(self) -> dict[str, Any]:
+        """The row that the next one takes the place of, where the history has only one: for the journal."""
+        if not self.ctx.format.NEWEST_ONLY:
+            return {}
+        return {"replaced": [row_as_json(row) for row in self.ctx.format.read_history(self.session).rows]}
 
     def _start(self, run: Run, step: PlannedMigration) -> Progress:
         """Prisma's row of a migration that starts, and ours, before anything of it runs."""
         run.point("before_start")
         with self.session.conn.transaction():
             self._prepare()
+            replaced = self._replaced()
             row_id = self.ctx.format.record_started(self.session, step)
             journal.append(
                 self.session,
@@ -153,7 +162,7 @@ class _Applying:
                 verb=self.verb.verb,
                 migration=step.name,
                 checksum=step.checksum,
-                detail={"row": row_id},
+                detail={"row": row_id, **replaced},
             )
         run.point("after_start")
         entries = journal.entries_of(self.session, self.ctx.request.operation)
@@ -166,7 +175,9 @@ class _Applying:
         with self.session.conn.transaction():
             self.ctx.format.record_failed(self.session, progress.row_id, _logs(left.failed))
             if left.clean:
-                self.ctx.format.record_rolled_back(self.session, progress.row_id)
+                before = progress.started.detail.get("replaced") if progress.started else None
+                previous = before[-1]["name"] if before else ""
+                self.ctx.format.record_rolled_back(self.session, progress.row_id, previous)
                 journal.append(
                     self.session,
                     self.ctx.request,

@@ -49,10 +49,9 @@ def aim(source: Source, history: History, target: str) -> Aim:
     wait for the next plan.
     """
     known = {m.name for m in source.migrations}
-    applied = {row.name for row in history.applied}
     if target not in {LATEST, NOTHING} and target not in known:
         return Aim(findings=(error(Reason.TARGET_NOT_FOUND, f"The source has no migration named {target}."),))
-    pending = tuple(m for m in source.migrations if m.name not in applied)
+    pending = format_of(source.format).pending(source, history)
     if target == LATEST:
         return Aim(ups=pending)
     sort_key = format_of(source.format).sort_key
@@ -98,8 +97,9 @@ def compare(source: Source, history: History, chosen: Aim, kept: Mapping[str, Sc
                 )
             )
     newest = max((sort_key(row.name) for row in history.applied), default=None)
+    tell = error if format_of(source.format).STRICT_ORDER else warning
     found += [
-        warning(Reason.OUT_OF_ORDER, f"{m.name} is pending and older than what is applied.", m.name)
+        tell(Reason.OUT_OF_ORDER, f"{m.name} is pending and older than what is applied.", m.name)
         for m in chosen.ups
         if newest is not None and sort_key(m.name) < newest
     ]
@@ -110,7 +110,7 @@ def _history_findings(history: History) -> list[Finding]:
     found = [
         error(
             Reason.FAILED_EARLIER,
-            f"{row.name} was started at {row.started_at:%Y-%m-%d %H:%M:%S %Z}, failed and was not resolved.",
+            f"{row.name} was started{_at(row)}, failed and was not resolved.",
             row.name,
         )
         for row in history.failed
@@ -120,6 +120,11 @@ def _history_findings(history: History) -> list[Finding]:
             error(Reason.HISTORY_MISSING, f"The schema {history.schema} has tables, but no history table.")
         )
     return found
+
+
+def _at(row: HistoryRow) -> str:
+    """When it began; not every tool's history says it."""
+    return f" at {row.started_at:%Y-%m-%d %H:%M:%S %Z}" if row.started_at.year > 1 else ""
 
 
 def downgrade_finding(chosen: Aim, policy: Policy) -> list[Finding]:

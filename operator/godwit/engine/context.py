@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from godwit.contract.reasons import Reason
-from godwit.contract.request import StepRequest
+from godwit.contract.request import Format, StepRequest
 from godwit.engine.errors import fail
 
 if TYPE_CHECKING:
@@ -130,10 +130,20 @@ class StepContext:
 
     @cached_property
     def format(self) -> "MigrationFormat":
-        """The tool whose folder and history these are."""
-        from godwit.engine.formats.registry import format_of  # noqa: PLC0415  as above
+        """The tool whose folder and history these are.
 
-        return format_of(self.request.format)
+        Auto: the one that the mounted folder shows, else the one that the database's tables do. Raises
+        StepFailed as `source` and `session`.
+        """
+        from godwit.engine.formats.registry import format_of  # noqa: PLC0415  as above
+        from godwit.engine.formats.shown import shown_by  # noqa: PLC0415  as above
+
+        if self.request.format is not Format.AUTO:
+            return format_of(self.request.format)
+        if self.source_dir.is_dir() and any(self.source_dir.iterdir()):
+            return format_of(self.source().format)
+        with self.session() as session:
+            return shown_by(session)
 
     def source(self) -> "Source":
         """The mounted migrations, if they are the ones that were planned.

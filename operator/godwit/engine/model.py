@@ -3,22 +3,50 @@
 Plain frozen values; reading them from files or from PostgreSQL is done elsewhere.
 """
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from functools import cached_property
 
 from godwit.contract.base import digest
 from godwit.contract.outcome import Finding, PlanOutcome
 from godwit.contract.request import Direction, Format
 
 
+class Transaction(StrEnum):
+    """What a file, or its tool, says about the transaction that it runs in.
+
+    Judged: what is in it decides (Prisma). OneMessage: the same, but what cannot run in a transaction must be
+    alone in its file, because the tool sends a file as one message (golang-migrate). Always: in one
+    transaction, or not at all. Never: a directive of the tool takes it out of one.
+    """
+
+    JUDGED = "Judged"
+    ONE_MESSAGE = "OneMessage"
+    ALWAYS = "Always"
+    NEVER = "Never"
+
+
 @dataclass(frozen=True)
 class Script:
-    """One SQL file. `path` is how people know it (relative to the source); `checksum` is the format's own."""
+    """One SQL file. `path` is how people know it (relative to the source).
+
+    `checksum` is what the tool's history keeps of it; empty where it keeps none.
+    """
 
     path: str
     data: bytes
     checksum: str
+    transaction: Transaction = Transaction.JUDGED
+    directive: str = ""
+    """By which line a file of this tool asks to run outside a transaction; empty where there is none."""
+
+    @cached_property
+    def content(self) -> str:
+        """SHA-256 of the file, in hexadecimal: what a plan knows it by, whatever the history keeps."""
+        return hashlib.sha256(self.data).hexdigest()
 
     @property
     def text(self) -> str:
@@ -41,6 +69,8 @@ class Source:
 
     format: Format
     migrations: tuple[Migration, ...]
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """What the migrations were read from, by path below the folder; empty for Prisma's layout."""
 
     def get(self, name: str) -> Migration | None:
         """The migration of that name, or None."""
@@ -59,6 +89,8 @@ class HistoryRow:
     rolled_back_at: datetime | None = None
     applied_steps: int = 0
     logs: str | None = None
+    rank: int = 0
+    """The order of application where the tool keeps no time to tell it by."""
 
     @property
     def applied(self) -> bool:
@@ -80,12 +112,14 @@ class History:
     rows: tuple[HistoryRow, ...] = ()
     unmanaged_tables: bool = False
     """Whether the schema holds tables although there is no history table."""
+    newest_only: bool = False
+    """Whether the table knows the newest migration only, which stands for all before it."""
 
     @property
     def applied(self) -> tuple[HistoryRow, ...]:
         """Rows that count as applied, in order of application, one for each name (the last)."""
         by_name = {row.name: row for row in self.rows if row.applied}
-        return tuple(sorted(by_name.values(), key=lambda r: (r.started_at, r.name)))
+        return tuple(sorted(by_name.values(), key=lambda r: (r.rank, r.started_at, r.name)))
 
     @property
     def failed(self) -> tuple[HistoryRow, ...]:
@@ -95,7 +129,10 @@ class History:
     @property
     def state(self) -> str:
         """Digest of what is applied (names and checksums, in any order) and of what failed."""
-        return state_digest({r.name: r.checksum for r in self.applied}, [r.name for r in self.failed])
+        applied = self.applied
+        if self.newest_only:  # a failed one has taken the row of the one before
+            applied = () if self.failed else applied[-1:]
+        return state_digest({r.name: r.checksum for r in applied}, [r.name for r in self.failed])
 
 
 def state_digest(applied: dict[str, str], failed: list[str] | None = None) -> str:

@@ -1,7 +1,7 @@
 """What one operation did to the database so far, by its rows in the journal: for resuming and taking back."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, TypedDict
 
@@ -82,11 +82,11 @@ class Own:
         """The history as it was before this operation."""
         ours = {e.detail["row"] for e in self.entries if "row" in e.detail}
         rows = {row.id: row for row in history.rows if row.id not in ours}
-        for entry in self.reverted.values():
-            taken = (_row(data) for data in entry.detail["rows"])
-            rows |= {row.id: row for row in taken if row.id not in ours}
-        ordered = sorted(rows.values(), key=lambda r: (r.started_at, r.name, r.id))
-        return History(history.schema, history.exists, tuple(ordered), history.unmanaged_tables)
+        gone = [data for entry in self.reverted.values() for data in entry.detail["rows"]]
+        gone += [data for entry in self.entries for data in entry.detail.get("replaced", ())]
+        rows |= {row.id: row for row in map(_row, gone) if row.id not in ours}
+        ordered = sorted(rows.values(), key=lambda r: (r.rank, r.started_at, r.name, r.id))
+        return replace(history, rows=tuple(ordered))
 
     def down_rung(self) -> RungState:
         """Whether its committed migrations have a way back that destroys nothing by itself."""
@@ -134,7 +134,8 @@ def check_base(session: Session, ref: PlanRef, own: Own, format: MigrationFormat
     """
     history = format.read_history(session)
     standing = {row.id for row in history.applied}
-    gone = [name for name, entry in own.applied.items() if entry.detail["row"] not in standing]
+    applied = list(own.applied.items())[-1:] if history.newest_only else own.applied.items()
+    gone = [name for name, entry in applied if entry.detail["row"] not in standing]
     base = own.without(history)
     if gone or base.state != ref.from_state:
         what = f"the row of {gone[0]} is gone" if gone else "other migrations are applied, or failed"
@@ -155,6 +156,7 @@ def row_as_json(row: HistoryRow) -> dict[str, Any]:
         "startedAt": row.started_at.isoformat(),
         "finishedAt": row.finished_at.isoformat() if row.finished_at else None,
         "rolledBackAt": row.rolled_back_at.isoformat() if row.rolled_back_at else None,
+        "rank": row.rank,
     }
 
 
@@ -164,7 +166,13 @@ def _row(data: Mapping[str, Any]) -> HistoryRow:
 
     started = datetime.fromisoformat(data["startedAt"])
     return HistoryRow(
-        data["id"], data["name"], data["checksum"], started, when("finishedAt"), when("rolledBackAt")
+        data["id"],
+        data["name"],
+        data["checksum"],
+        started,
+        when("finishedAt"),
+        when("rolledBackAt"),
+        rank=data.get("rank", 0),
     )
 
 

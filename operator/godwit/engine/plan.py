@@ -23,6 +23,7 @@ from godwit.engine.rungs import rungs
 from godwit.engine.session import Session
 from godwit.engine.source import content_digest
 from godwit.engine.steps import down_steps, up_steps
+from godwit.engine.unfinished import with_unfinished
 
 _FIRST_FINDINGS: Final = 8
 _FIRST_NAMES: Final = 20
@@ -62,19 +63,23 @@ def make_plan(
     ]
     if chosen.downs:
         steps = down_steps(source, chosen, kept_downs, policy.environment, findings)
-        used = {step.name: step.run.script.checksum for step in steps}
+        used = {step.name: step.run.script.content for step in steps}
         content = [(row.name, row.checksum, used.get(row.name, "")) for row in chosen.downs]
     else:
         tables = format_of(source.format).TABLES
         steps = up_steps(chosen, policy.environment, tables, findings)
+<<<<<<< operator/godwit/engine/plan.py
+        content = [(m.name, m.up.content, m.down.content if m.down else "") for m in chosen.ups]
+=======
         content = [(m.name, m.up.checksum, m.down.checksum if m.down else "") for m in chosen.ups]
     findings += batch_findings(steps, policy)
+>>>>>>> /tmp/hb/operator/godwit/engine/plan.py
     leaving = {row.name for row in chosen.downs}
     expected = {row.name: row.checksum for row in history.applied if row.name not in leaving}
     expected |= {m.name: m.up.checksum for m in chosen.ups}
     findings.sort(key=lambda f: _ORDER[f.severity])
     taken = content_digest(source.format, content, chosen.direction)
-    to_state = state_digest(expected)
+    to_state = _state_of(source, history, expected)
     outcome = PlanOutcome(
         direction=chosen.direction,
         content=taken,
@@ -102,6 +107,14 @@ def make_plan(
         findings=_summary(findings),
     )
     return Plan(outcome, tuple(steps), tuple(findings), chosen.direction, expected)
+
+
+def _state_of(source: Source, history: History, expected: Mapping[str, str]) -> str:
+    """The state of a history that says *expected* and nothing else."""
+    if history.newest_only and expected:
+        newest = max(expected, key=format_of(source.format).sort_key)
+        return state_digest({newest: expected[newest]})
+    return state_digest(dict(expected))
 
 
 def _newest(source: Source, names: Iterable[str]) -> str:
@@ -139,7 +152,7 @@ def plan_of(
     invalid = session.execute(_INVALID_INDEXES, [session.schema]).fetchall()
     return make_plan(
         source,
-        history or format_of(source.format).read_history(session),
+        format_of(source.format).fill(history or _history_now(session, source), source),
         journal.kept_downs(session),
         identity=session.identity,
         policy=effective_policy(session, policy),
@@ -148,6 +161,11 @@ def plan_of(
         restore_obstacles=swap_obstacles(session) if policy.backup_required else (),
         invalid_indexes=[name for (name,) in invalid],
     )
+
+
+def _history_now(session: Session, source: Source) -> History:
+    tool = format_of(source.format)
+    return with_unfinished(session, tool.read_history(session), tool)
 
 
 def plan_verb(session: Session, source: Source, verb: PlanInput) -> tuple[PlanOutcome, dict[str, Any]]:

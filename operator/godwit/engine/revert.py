@@ -54,6 +54,7 @@ class _Reverting:
         self.total = 0
         self.partial = ""
         self.taken: list[str] = []
+        self.floor = ""
         self.lossless = verb.scope is RevertScope.OPERATION and not verb.policy.allow_data_loss
 
     def _choose(self) -> None:
@@ -70,9 +71,11 @@ class _Reverting:
             source = self.ctx.source()
             plan = planned_again(self.session, source, self.verb.plan, policy=self.verb.policy, own=self.own)
             self.steps = [s for s in plan.steps if s.name not in self.own.reverted]
+            self.floor = self.verb.plan.target
             self.total = len(plan.steps)
             return
-        check_base(self.session, self.verb.plan, self.own, self.ctx.format)
+        base = check_base(self.session, self.verb.plan, self.own, self.ctx.format)
+        self.floor = base.applied[-1].name if base.applied else ""
         half = self.own.unfinished("Apply")
         if half:
             self.partial = half
@@ -224,7 +227,8 @@ class _Reverting:
     def _taken(self, run: Run, step: PlannedMigration) -> None:
         run.point("before_history")
         rows = [r for r in self.ctx.format.read_history(self.session).rows if r.name == step.name]
-        self.ctx.format.remove_row(self.session, step.name)
+        older = self.steps[self.steps.index(step) + 1 :]
+        self.ctx.format.remove_row(self.session, step.name, older[0].name if older else self.floor)
         self._append(Event.REVERTED, step, rows=[row_as_json(row) for row in rows])
 
     def _append(self, event: Event, step: PlannedMigration, **detail: object) -> None:

@@ -1,7 +1,8 @@
 """Reading a migration folder from where it is mounted: a folder tree, or the keys of ConfigMaps.
 
-A ConfigMap holds one file a migration and direction, NAME.sql and NAME.down.sql, or the whole tree in one or
-more keys that end in .tar.gz. Several are mounted as folders 0, 1, ... and are one source together.
+A ConfigMap holds the files of a folder by their names, or the whole tree in one or more keys that end in
+.tar.gz. Prisma's layout has a folder for each migration: there the keys are NAME.sql and NAME.down.sql.
+Several ConfigMaps are mounted as folders 0, 1, ... and are one source together.
 """
 
 import errno
@@ -12,7 +13,7 @@ import re
 import stat
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,25 +23,30 @@ from godwit.contract.request import Direction, Format
 from godwit.contract.source import source_content
 from godwit.engine.errors import StepFailed, fail
 from godwit.engine.formats.prisma_folder import DOWN, LOCK, UP
+from godwit.engine.formats.recognise import recognise, telling
 from godwit.engine.formats.registry import format_of
 from godwit.engine.model import Source
 
 SIZE_LIMIT: Final = 64 * 1024 * 1024
 """Bytes of all scripts together, unpacked; a step's pod has little memory."""
+_DEPTH: Final = 8
+"""Folders in folders that are looked into."""
 ARCHIVE: Final = ".tar.gz"
 UP_KEY: Final = ".sql"
 DOWN_KEY: Final = ".down.sql"
 
-_Files = dict[str, bytes]
-
 
 def read_source(folder: Path, format: Format) -> Source:  # noqa: A002  the contract's word
-    """The migrations in *folder*, in the order of *format*.
+    """The migrations in *folder*, in the order of *format*; Auto looks which one it is.
 
-    Links are followed inside of *folder* only. Raises StepFailed: SourceInvalid, EncodingInvalid,
-    ProviderMismatch.
+    Links are followed inside of *folder* only. Raises StepFailed: SourceInvalid, SourceUnsupported,
+    EncodingInvalid, ProviderMismatch.
     """
-    return format_of(format).build(_Reader(folder).files())
+    if format is Format.AUTO:
+        return read_source(folder, recognise(_Files(folder, telling).files()))
+    tool = format_of(format)
+    reader = _PrismaTree(folder, tool.wanted) if format is Format.PRISMA else _Files(folder, tool.wanted)
+    return tool.build(reader.files())
 
 
 def pinned_content(folder: Path) -> str:
@@ -66,16 +72,17 @@ def content_digest(
     return digest({"format": format, "direction": direction, "migrations": [list(step) for step in steps]})
 
 
-class _Reader:
-    """Collects the files of one source, keyed as the format's folder has them."""
+class _Files:
+    """Collects the files of one source that *wanted* says yes to, by their path below the folder."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, wanted: Callable[[str], bool]) -> None:
         self.root = str(root)
+        self.wanted = wanted
         self.real_root = os.path.realpath(root)
-        self.collected: _Files = {}
+        self.collected: dict[str, bytes] = {}
         self.size = 0
 
-    def files(self) -> _Files:
+    def files(self) -> dict[str, bytes]:
         for folder in self._mounts():
             self._read(folder)
         return self.collected
@@ -83,14 +90,17 @@ class _Reader:
     def _mounts(self) -> list[str]:
         """The folders 0, 1, ... of several ConfigMaps, else the folder itself."""
         try:
-            names = [name for name, is_folder in self._entries(self.root) if is_folder]
+            entries = list(self._entries(self.root))
         except OSError as exc:
             raise _invalid(f"The source cannot be read: {exc.strerror}.") from None
-        # A migration may be called 1; it has a script then.
-        mounts = bool(names) and all(
-            re.fullmatch(r"\d+", name) and not os.path.lexists(f"{self.root}/{name}/{UP}") for name in names
-        )
-        return [f"{self.root}/{name}" for name in sorted(names, key=int)] if mounts else [self.root]
+        names = [name for name, is_folder in entries if is_folder]
+        if names and self._are_mounts(names, beside=len(entries) - len(names)):
+            return [f"{self.root}/{name}" for name in sorted(names, key=int)]
+        return [self.root]
+
+    def _are_mounts(self, names: Sequence[str], *, beside: int) -> bool:
+        """Whether folders of these names, with so many files beside them, are ConfigMaps."""
+        return not beside and set(names) == {str(number) for number in range(len(names))}
 
     def _entries(self, folder: str) -> Iterator[tuple[str, bool]]:
         """Names in *folder* and whether each is a folder, without what a ConfigMap mount has of its own."""
@@ -106,33 +116,17 @@ class _Reader:
         if os.path.commonpath([self.real_root, os.path.realpath(path)]) != self.real_root:
             raise _invalid(f"{os.path.relpath(path, self.root)} is a link that leads out of the source.")
 
-    def _read(self, folder: str) -> None:
-        entries = sorted(self._entries(folder))
-        folders = [name for name, is_folder in entries if is_folder]
-        if (data := self._load(f"{folder}/{LOCK}")) is not None:
-            self._add(LOCK, data)
-        for name in folders:
-            up, down = self._load(f"{folder}/{name}/{UP}"), self._load(f"{folder}/{name}/{DOWN}")
-            if up is None:
-                raise _invalid(f"The folder {name} has no {UP}: every folder must be a migration.")
-            self._add(f"{name}/{UP}", up)
-            if down is not None:
-                self._add(f"{name}/{DOWN}", down)
-        if not folders:  # in a tree, files beside the folders are none of the format's business
-            for key, _ in entries:
-                self._read_key(folder, key)
-
-    def _read_key(self, folder: str, key: str) -> None:
-        if not key.endswith((ARCHIVE, UP_KEY)):
-            return
-        data = self._load(f"{folder}/{key}") or b""
-        if key.endswith(ARCHIVE):
-            for path, content in _unpacked(key, data):
-                self._add(path, content)
-        elif key.endswith(DOWN_KEY):
-            self._add(f"{key.removesuffix(DOWN_KEY)}/{DOWN}", data)
-        else:
-            self._add(f"{key.removesuffix(UP_KEY)}/{UP}", data)
+    def _read(self, folder: str, below: str = "") -> None:
+        """Everything in *folder*, which lies *below* the source; archives only at its top."""
+        for name, is_folder in sorted(self._entries(f"{folder}/{below}")):
+            path = below + name
+            if is_folder and below.count("/") < _DEPTH:
+                self._read(folder, f"{path}/")
+            elif not below and name.endswith(ARCHIVE):
+                for inner, content in _unpacked(name, self._load(f"{folder}/{name}") or b"", self.wanted):
+                    self._add(inner, content)
+            elif not is_folder and self.wanted(path):
+                self._add(path, self._load(f"{folder}/{path}") or b"")
 
     def _load(self, path: str) -> bytes | None:
         """The bytes of a regular file, or None where there is none."""
@@ -165,8 +159,61 @@ class _Reader:
             raise _invalid(f"{path} is there twice, with different content.")
 
 
-def _unpacked(key: str, data: bytes) -> Iterator[tuple[str, bytes]]:
-    """The format's files in an archive, without the folders that all lie in. Nothing touches the disk."""
+class _PrismaTree(_Files):
+    """Prisma's layout: every folder is a migration, and must hold its script."""
+
+    def _are_mounts(self, names: Sequence[str], *, beside: int) -> bool:  # noqa: ARG002  as above
+        # A migration may be called 1; it has a script then.
+        return all(
+            re.fullmatch(r"\d+", name) and not os.path.lexists(f"{self.root}/{name}/{UP}") for name in names
+        )
+
+    def _read(self, folder: str, below: str = "") -> None:  # noqa: ARG002  as above
+        entries = sorted(self._entries(folder))
+        folders = [name for name, is_folder in entries if is_folder]
+        if (data := self._load(f"{folder}/{LOCK}")) is not None:
+            self._add(LOCK, data)
+        for name in folders:
+            up, down = self._load(f"{folder}/{name}/{UP}"), self._load(f"{folder}/{name}/{DOWN}")
+            if up is None:
+                raise _invalid(f"The folder {name} has no {UP}: every folder must be a migration.")
+            self._add(f"{name}/{UP}", up)
+            if down is not None:
+                self._add(f"{name}/{DOWN}", down)
+        if not folders:  # in a tree, files beside the folders are none of the format's business
+            for key, _ in entries:
+                self._read_key(folder, key)
+
+    def _read_key(self, folder: str, key: str) -> None:
+        if not key.endswith((ARCHIVE, UP_KEY)):
+            return
+        data = self._load(f"{folder}/{key}") or b""
+        if key.endswith(ARCHIVE):
+            for path, content in _prisma_archive(key, data):
+                self._add(path, content)
+        elif key.endswith(DOWN_KEY):
+            self._add(f"{key.removesuffix(DOWN_KEY)}/{DOWN}", data)
+        else:
+            self._add(f"{key.removesuffix(UP_KEY)}/{UP}", data)
+
+
+def _unpacked(key: str, data: bytes, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+    """The files of an archive that are *wanted*, without the folders that all of them lie in."""
+    found = _members(key, data, lambda parts: wanted(parts[-1]) or wanted("/".join(parts)))
+    folders = [parts[:-1] for parts in found]
+    depth = 0
+    while folders and all(len(f) > depth and f[depth] == folders[0][depth] for f in folders):
+        depth += 1
+    for parts, content in found.items():
+        path = "/".join(parts[depth:])
+        if wanted(path):
+            yield path, content
+
+
+def _members(
+    key: str, data: bytes, wanted: Callable[[tuple[str, ...]], bool]
+) -> dict[tuple[str, ...], bytes]:
+    """The wanted files of an archive by the parts of their path. Nothing touches the disk."""
     found: dict[tuple[str, ...], bytes] = {}
     size = 0
     try:
@@ -180,10 +227,16 @@ def _unpacked(key: str, data: bytes) -> Iterator[tuple[str, bytes]]:
                 size += member.size
                 if size > SIZE_LIMIT:
                     raise _invalid(f"{key} unpacks to more than {SIZE_LIMIT // 1024**2} MiB.")
-                if parts[-1] in {UP, DOWN, LOCK} and (content := archive.extractfile(member)):
+                if wanted(parts) and (content := archive.extractfile(member)):
                     found[parts] = content.read()
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as exc:
         raise _invalid(f"{key} is no readable tar.gz archive: {exc}.") from None
+    return found
+
+
+def _prisma_archive(key: str, data: bytes) -> Iterator[tuple[str, bytes]]:
+    """The files of Prisma's layout in an archive, without the folders that all of them lie in."""
+    found = _members(key, data, lambda parts: parts[-1] in {UP, DOWN, LOCK})
     depth = _common_depth(list(found))
     for parts, content_bytes in found.items():
         below = parts[depth:]

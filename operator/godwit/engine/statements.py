@@ -12,7 +12,7 @@ from godwit.contract.policy import Environment
 from godwit.contract.reasons import Reason
 from godwit.engine.classify import Facts, facts, made_after
 from godwit.engine.errors import StepFailed, fail
-from godwit.engine.model import Mode, ParsedScript, Script, Statement
+from godwit.engine.model import Mode, ParsedScript, Script, Statement, Transaction
 from godwit.engine.not_sql import explain_refusal
 from godwit.engine.refusals import refusal
 
@@ -76,7 +76,7 @@ def _parse(script: Script, environment: Environment, tables: Collection[str], mi
             raise _refused(script, statement, why, migration)
         made = made_after(statement.tag, node, made)
         statements.append(_judged(statement, index, found))
-    result = ParsedScript(script, _mode(statements, wrapped=wrapped), body, tuple(statements))
+    result = ParsedScript(script, _mode(script, statements, wrapped=wrapped), body, tuple(statements))
     if result.mode is Mode.STATEMENT_WISE:
         _check_statement_wise(result, environment, wrapped=wrapped, migration=migration)
     return result
@@ -176,18 +176,22 @@ def _judged(statement: Statement, index: int, found: Facts) -> Statement:
     )
 
 
-def _mode(statements: list[Statement], *, wrapped: bool) -> Mode:
+def _mode(script: Script, statements: list[Statement], *, wrapped: bool) -> Mode:
     if not all(s.transactional for s in statements):
         return Mode.STATEMENT_WISE
     alone = len(statements) == 1 and statements[0].tag in {"DoStmt", "CallStmt"} and not wrapped
-    return Mode.ALONE if alone else Mode.WHOLE
+    if alone and script.transaction is not Transaction.ALWAYS:
+        return Mode.ALONE
+    never = script.transaction is Transaction.NEVER and bool(statements) and not wrapped
+    return Mode.STATEMENT_WISE if never else Mode.WHOLE
 
 
 def _check_statement_wise(
     parsed: ParsedScript, environment: Environment, *, wrapped: bool, migration: str
 ) -> None:
     """Raise StatementRefused where the file cannot, or must not silently, run statement by statement."""
-    alien = next(s for s in parsed.statements if not s.transactional)
+    asked = parsed.script.transaction
+    alien = next((s for s in parsed.statements if not s.transactional), parsed.statements[0])
     savepoint = next((s for s in parsed.statements if s.tag == "TransactionStmt"), None)
     if wrapped:
         raise _refused(
@@ -203,7 +207,22 @@ def _check_statement_wise(
             f"the file cannot run in a transaction because of line {alien.line}, so it can have no savepoint",
             migration,
         )
-    if environment is Environment.PRODUCTION and len(parsed.statements) > 1 and not _marked(parsed.body):
+    if asked is Transaction.ALWAYS:
+        raise _refused(
+            parsed.script,
+            alien,
+            f"it cannot run in a transaction, which this file asks for: write `{parsed.script.directive}`",
+            migration,
+        )
+    if asked is Transaction.ONE_MESSAGE and len(parsed.statements) > 1:
+        raise _refused(
+            parsed.script,
+            alien,
+            "it cannot run in a transaction, and a file is sent as one message: give it a file of its own",
+            migration,
+        )
+    by_itself = len(parsed.statements) == 1 or asked is Transaction.NEVER
+    if environment is Environment.PRODUCTION and not by_itself and not _marked(parsed.body):
         raise _refused(
             parsed.script,
             alien,

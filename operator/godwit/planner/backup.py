@@ -8,7 +8,14 @@ from godwit.api.common import FINALIZER
 from godwit.api.database import DeletionPolicy, PodTemplate, PostgresDatabase, VolumeDestination
 from godwit.contract.outcome import BackupOutcome, Failure, StepOutcome, VerifyBackupOutcome
 from godwit.contract.reasons import Reason
-from godwit.contract.request import BackupInput, DeleteBackupInput, StepRequest, VerbInput, VerifyBackupInput
+from godwit.contract.request import (
+    BackupInput,
+    DeleteBackupInput,
+    Format,
+    StepRequest,
+    VerbInput,
+    VerifyBackupInput,
+)
 from godwit.planner.conditions import Stand, Verdict, announce, conditions, phase
 from godwit.planner.decision import GONE, Decision, Effect, SetFinalizer, StepSeen, StepSpec
 from godwit.planner.policy import connection_of, version_text
@@ -212,6 +219,7 @@ def _step(
             attempt=attempt,
             operation=order.run.uid if order else meta.uid,
             identity=identity,
+            format=order.format if order else Format.AUTO,
             budget_seconds=DUMP_BUDGET,
             verbs=verbs,
         )

@@ -67,6 +67,7 @@ def revert_step(run: MigrationRun) -> Step:
 
 def _writing_step(run: MigrationRun, name: str, verbs: tuple[VerbInput, ...], until: datetime | None) -> Step:
     meta, spec = run.metadata, run.spec
+    budget = WRITE_BUDGET + spec.policy.concurrent_budget_ms // 1000
 
     def build(attempt: int, since: datetime) -> StepSpec:
         request = StepRequest(
@@ -81,7 +82,7 @@ def _writing_step(run: MigrationRun, name: str, verbs: tuple[VerbInput, ...], un
             identity=spec.identity,
             expected_journal=spec.expected_journal,
             not_after=until or since + START_WINDOW,
-            budget_seconds=WRITE_BUDGET,
+            budget_seconds=budget,
             format=spec.format,
             source_content=spec.source.content,
             verbs=verbs,
@@ -95,7 +96,7 @@ def _writing_step(run: MigrationRun, name: str, verbs: tuple[VerbInput, ...], un
             connection=spec.connection,
             source=spec.source,
             pod=spec.pod_template,
-            deadline_seconds=WRITE_BUDGET + 600,
+            deadline_seconds=budget + 600,
         )
 
     return Step(name, meta.namespace, build)
@@ -234,4 +235,5 @@ def _order(run: MigrationRun, state: str) -> RunOrder:
         from_state=state,
         expected_journal=run.spec.expected_journal,
         image=run.spec.image,
+        format=run.spec.format,
     )

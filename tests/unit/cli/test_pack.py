@@ -65,4 +65,4 @@ def test_a_folder_that_is_none_is_refused(tmp_path):
     done = CliRunner().invoke(app, ["pack", str(tmp_path), "--name=shop"])
 
     assert done.exit_code == 1
-    assert "no migration.sql" in done.output
+    assert "of no format that is known" in done.output

@@ -7,7 +7,7 @@ on the session that they are given, in its open transaction where there is one, 
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from godwit.engine.model import History, PlannedMigration, Script, Source
+from godwit.engine.model import History, Migration, PlannedMigration, Script, Source
 from godwit.engine.session import Session
 
 
@@ -17,6 +17,21 @@ class MigrationFormat(Protocol):
     @property
     def TABLES(self) -> tuple[str, ...]:  # noqa: N802  a module's constant
         """Names of the tool's own tables, in the session's schema: no data of the application."""
+
+    @property
+    def STRICT_ORDER(self) -> bool:  # noqa: N802  as above
+        """Whether the tool refuses a pending migration that is older than an applied one."""
+
+    @property
+    def NEWEST_ONLY(self) -> bool:  # noqa: N802  as above
+        """Whether the history knows the newest migration only, which stands for all before it."""
+
+    @property
+    def RECORDS_FAILURES(self) -> bool:  # noqa: N802  as above
+        """Whether the history knows of a migration that failed half way, so that it is not run again."""
+
+    def wanted(self, path: str) -> bool:
+        """Whether the tool would look at the file at *path*, relative to the folder."""
 
     def build(self, files: Mapping[str, bytes]) -> Source:
         """The source in *files*, keyed by path below the folder.
@@ -29,6 +44,12 @@ class MigrationFormat(Protocol):
 
     def same_script(self, stored: str, script: Script) -> bool:
         """Whether the history's checksum is that of *script*, as the tool compares them."""
+
+    def pending(self, source: Source, history: History) -> tuple[Migration, ...]:
+        """What of *source* the tool would apply, in its order."""
+
+    def fill(self, history: History, source: Source) -> History:
+        """*history* with the rows that it implies but does not hold, as *source* tells them."""
 
     def advisory_key(self, session: Session) -> int:
         """Key of the session lock (`pg_advisory_lock`) that the tool takes while it migrates."""
@@ -51,11 +72,14 @@ class MigrationFormat(Protocol):
     def record_failed(self, session: Session, row_id: str, logs: str) -> None:
         """Keep the error text, free of secrets and row data, where the tool has a place for it."""
 
-    def record_rolled_back(self, session: Session, row_id: str) -> None:
-        """Mark an unfinished row as rolled back: free to be tried again."""
+    def record_rolled_back(self, session: Session, row_id: str, previous: str) -> None:
+        """Mark an unfinished row as rolled back: free to be tried again. *previous* as in `remove_row`."""
 
     def record_applied_in_transaction(self, session: Session, planned: PlannedMigration) -> str:
         """Add the finished row of a migration inside its own transaction. Returns the row's id."""
 
-    def remove_row(self, session: Session, name: str) -> int:
-        """Delete the rows of a migration that was taken back, and say how many there were."""
+    def remove_row(self, session: Session, name: str, previous: str) -> int:
+        """Delete the rows of a migration that was taken back, and say how many there were.
+
+        *previous* is the migration that is the newest one then; empty: none is applied.
+        """

@@ -10,27 +10,23 @@ from typing import Final, LiteralString
 
 from psycopg import sql
 
+from godwit.engine.formats import common
+from godwit.engine.formats.common import fill as fill
+from godwit.engine.formats.common import pending as pending
 from godwit.engine.formats.prisma_folder import build as build
 from godwit.engine.formats.prisma_folder import same_script as same_script
 from godwit.engine.formats.prisma_folder import sort_key as sort_key
+from godwit.engine.formats.prisma_folder import wanted as wanted
 from godwit.engine.model import History, HistoryRow, PlannedMigration
 from godwit.engine.session import Session
 
 TABLE: Final = "_prisma_migrations"
 TABLES: Final = (TABLE,)
+STRICT_ORDER: Final = False
+NEWEST_ONLY: Final = False
+RECORDS_FAILURES: Final = True
 ADVISORY_KEY: Final = 72707369
 """Key of the session lock that Prisma's own command line takes (`pg_advisory_lock`), database-wide."""
-
-_EXISTS: Final = """
-SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p'))"""
-
-# Prisma looks at plain tables only; partitioned ones are as much in the way. Extensions' members are not.
-_UNMANAGED: Final = """
-SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                WHERE n.nspname = %s AND c.relkind IN ('r', 'p') AND c.relname <> %s
-                  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass
-                                     AND d.objid = c.oid AND d.deptype = 'e'))"""
 
 _READ: Final = """
 SELECT id, migration_name, checksum, started_at, finished_at, rolled_back_at, applied_steps_count, logs
@@ -72,16 +68,14 @@ def read_history(session: Session) -> History:
     Raises psycopg.Error, for example when the role may not read the table.
     """
     if not table_exists(session):
-        unmanaged = session.execute(_UNMANAGED, [session.schema, TABLE]).fetchone()
-        return History(session.schema, exists=False, unmanaged_tables=bool(unmanaged and unmanaged[0]))
+        return History(session.schema, exists=False, unmanaged_tables=common.other_tables(session, TABLE))
     rows = tuple(HistoryRow(*row) for row in session.execute(_on(session, _READ)))
     return History(session.schema, exists=True, rows=rows)
 
 
 def table_exists(session: Session) -> bool:
     """Whether the session's schema has a history table."""
-    row = session.execute(_EXISTS, [session.schema, TABLE]).fetchone()
-    return bool(row and row[0])
+    return common.table_exists(session, TABLE)
 
 
 def ensure_table(session: Session) -> None:
@@ -91,14 +85,13 @@ def ensure_table(session: Session) -> None:
     """
     if table_exists(session):
         return
-    if session.execute("SELECT FROM pg_namespace WHERE nspname = %s", [session.schema]).rowcount == 0:
-        session.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(session.schema)))
+    common.ensure_schema(session)
     session.execute(_on(session, _CREATE))
 
 
 def lock_history(session: Session) -> None:
     """Keep other writers off the history until the transaction ends, also those without the advisory lock."""
-    session.execute(_on(session, "LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"))
+    common.lock_table(session, TABLE)
 
 
 def record_started(session: Session, planned: PlannedMigration) -> str:
@@ -126,7 +119,7 @@ def record_failed(session: Session, row_id: str, logs: str) -> None:
     )
 
 
-def record_rolled_back(session: Session, row_id: str) -> None:
+def record_rolled_back(session: Session, row_id: str, previous: str) -> None:  # noqa: ARG001  the interface
     """Mark an unfinished row as rolled back, as `prisma migrate resolve --rolled-back`: free to be tried."""
     session.execute(
         _on(session, "UPDATE {table} SET rolled_back_at = GREATEST(%(now)s, started_at) WHERE id = %(id)s"),
@@ -144,7 +137,7 @@ def record_applied_in_transaction(session: Session, planned: PlannedMigration) -
     return row_id
 
 
-def remove_row(session: Session, name: str) -> int:
+def remove_row(session: Session, name: str, previous: str) -> int:  # noqa: ARG001  the interface
     """Delete every row of a migration that was taken back, and say how many there were.
 
     Rolled-back rows of earlier tries go too: `prisma migrate status` 6.x counts any row of a name as applied.

@@ -12,7 +12,8 @@ from typing import Final
 
 from godwit.contract.reasons import Reason
 from godwit.contract.request import Format
-from godwit.engine.errors import StepFailed, fail
+from godwit.engine.errors import fail
+from godwit.engine.formats.text import invalid, text_of
 from godwit.engine.model import Migration, Script, Source
 
 UP: Final = "migration.sql"
@@ -28,6 +29,11 @@ _SIGNS: Final = " _-,;:!?.'\"()[]{}@*/\\&#%`^+<=>|~$"
 _BEFORE_DIGITS: Final = {ord(sign): rank for rank, sign in enumerate(_SIGNS)}
 
 
+def wanted(path: str) -> bool:
+    """Whether the tool would look at the file at *path*, relative to the folder."""
+    return path == LOCK or path.endswith((f"/{UP}", f"/{DOWN}"))
+
+
 def build(files: Mapping[str, bytes]) -> Source:
     """The source in *files*, whose keys are `NAME/migration.sql`, `NAME/down.sql` and `migration_lock.toml`.
 
@@ -37,10 +43,10 @@ def build(files: Mapping[str, bytes]) -> Source:
         _check_provider(files[LOCK])
     names = sorted({path.split("/", 1)[0] for path in files if "/" in path}, key=sort_key)
     if not names and LOCK not in files:
-        raise _invalid(f"There is no migration: no folder with a {UP}, and no {LOCK}.")
+        raise invalid(f"There is no migration: no folder with a {UP}, and no {LOCK}.")
     lacking = [name for name in names if f"{name}/{UP}" not in files]
     if lacking:
-        raise _invalid(f"{lacking[0]} has a {DOWN} but no {UP}.")
+        raise invalid(f"{lacking[0]} has a {DOWN} but no {UP}.")
     return Source(Format.PRISMA, tuple(_migration(name, files) for name in names))
 
 
@@ -78,9 +84,9 @@ def same_script(stored: str, script: Script) -> bool:
 
 def _migration(name: str, files: Mapping[str, bytes]) -> Migration:
     if len(name) > _NAME_LIMIT:
-        raise _invalid(f"The name {name[:40]}… has more than {_NAME_LIMIT} characters.")
+        raise invalid(f"The name {name[:40]}… has more than {_NAME_LIMIT} characters.")
     if not name.isprintable():
-        raise _invalid(f"The name {name!r} has characters that cannot be shown.")
+        raise invalid(f"The name {name!r} has characters that cannot be shown.")
     down = files.get(f"{name}/{DOWN}")
     return Migration(
         name,
@@ -90,25 +96,7 @@ def _migration(name: str, files: Mapping[str, bytes]) -> Migration:
 
 
 def _script(path: str, data: bytes, name: str) -> Script:
-    where = data.find(b"\0")
-    what = "a NUL"
-    if data.startswith(b"\xef\xbb\xbf"):
-        where, what = 0, "a byte order mark"
-    else:
-        try:
-            data.decode()
-        except UnicodeDecodeError as exc:
-            where, what = exc.start, "a byte that is not UTF-8"
-    if where >= 0:
-        line = data.count(b"\n", 0, where) + 1
-        raise fail(
-            Reason.ENCODING_INVALID,
-            f"{path}, line {line}: {what}.",
-            standing="Nothing was run.",
-            migration=name,
-            file=path,
-            line=line,
-        )
+    text_of(path, data, name)
     return Script(path, data, checksum(data))
 
 
@@ -125,7 +113,3 @@ def _check_provider(data: bytes) -> None:
             )
         if line.startswith("provider"):
             return
-
-
-def _invalid(message: str) -> StepFailed:
-    return fail(Reason.SOURCE_INVALID, message, standing="Nothing was run.")

@@ -3,10 +3,15 @@
 from typing import Final
 
 from godwit.contract.request import Format
-from godwit.engine.formats import prisma
+from godwit.engine.formats import dbmate, golang_migrate, goose, prisma
 from godwit.engine.formats.base import MigrationFormat
 
-_FORMATS: Final[dict[Format, MigrationFormat]] = {Format.PRISMA: prisma}
+_FORMATS: Final[dict[Format, MigrationFormat]] = {
+    Format.PRISMA: prisma,
+    Format.GOLANG_MIGRATE: golang_migrate,
+    Format.GOOSE: goose,
+    Format.DBMATE: dbmate,
+}
 
 
 def format_of(format: Format) -> MigrationFormat:  # noqa: A002  the contract's word

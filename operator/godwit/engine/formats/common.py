@@ -1,0 +1,66 @@
+"""What the tools' histories have in common: tables that are there or not, rows that stand for themselves."""
+
+from datetime import UTC, datetime
+from typing import Final
+
+from psycopg import sql
+
+from godwit.engine.model import History, Migration, Source
+from godwit.engine.session import Session
+
+UNKNOWN_TIME: Final = datetime(1, 1, 1, tzinfo=UTC)
+"""Where a tool keeps no time; the rank tells the order."""
+
+_EXISTS: Final = """
+SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p'))"""
+# Members of an extension are not in the way.
+_OTHER_TABLES: Final = """
+SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                WHERE n.nspname = %s AND c.relkind IN ('r', 'p') AND c.relname <> %s
+                  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass
+                                     AND d.objid = c.oid AND d.deptype = 'e'))"""
+
+
+def pending(source: Source, history: History) -> tuple[Migration, ...]:
+    """Every migration that is not applied, in the source's order."""
+    applied = {row.name for row in history.applied}
+    return tuple(m for m in source.migrations if m.name not in applied)
+
+
+def fill(history: History, source: Source) -> History:  # noqa: ARG001  the interface
+    """The history as it is: each row stands for itself."""
+    return history
+
+
+def table_exists(session: Session, table: str) -> bool:
+    """Whether the session's schema has *table*."""
+    row = session.execute(_EXISTS, [session.schema, table]).fetchone()
+    return bool(row and row[0])
+
+
+def other_tables(session: Session, table: str) -> bool:
+    """Whether the session's schema has tables beside *table*."""
+    row = session.execute(_OTHER_TABLES, [session.schema, table]).fetchone()
+    return bool(row and row[0])
+
+
+def columns(session: Session, table: str) -> dict[str, str]:
+    """The columns of *table* in the session's schema, with their types; empty where there is none."""
+    query = """
+SELECT a.attname, format_type(a.atttypid, NULL) FROM pg_attribute a
+  JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped"""
+    return dict(session.execute(query, [session.schema, table]).fetchall())
+
+
+def ensure_schema(session: Session) -> None:
+    """Make the session's schema where it is missing."""
+    if session.execute("SELECT FROM pg_namespace WHERE nspname = %s", [session.schema]).rowcount == 0:
+        session.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(session.schema)))
+
+
+def lock_table(session: Session, table: str) -> None:
+    """Keep other writers off *table* until the transaction ends."""
+    name = sql.Identifier(session.schema, table)
+    session.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(name))

@@ -1,0 +1,86 @@
+"""dbmate's history table: the versions that are applied, as text.
+
+Facts as of dbmate 2.36: no time, no checksum, no lock; a rollback deletes the row.
+"""
+
+from typing import Final, LiteralString
+
+from psycopg import sql
+
+from godwit.engine.formats import common
+from godwit.engine.formats.common import fill as fill
+from godwit.engine.formats.common import pending as pending
+from godwit.engine.formats.dbmate_folder import build as build
+from godwit.engine.formats.dbmate_folder import sort_key as sort_key
+from godwit.engine.formats.dbmate_folder import wanted as wanted
+from godwit.engine.formats.versions import NEWEST_ONLY as NEWEST_ONLY
+from godwit.engine.formats.versions import RECORDS_FAILURES as RECORDS_FAILURES
+from godwit.engine.formats.versions import record_failed as record_failed
+from godwit.engine.formats.versions import record_rolled_back as record_rolled_back
+from godwit.engine.formats.versions import same_script as same_script
+from godwit.engine.model import History, HistoryRow, PlannedMigration
+from godwit.engine.session import Session
+
+TABLE: Final = "schema_migrations"
+TABLES: Final = (TABLE,)
+COLUMNS: Final = {"version": "character varying"}
+STRICT_ORDER: Final = False
+ADVISORY_KEY: Final = 7_235_409_112_034_018
+"""Godwit's own: dbmate takes no lock, so this one is only between Godwit and itself."""
+
+
+def advisory_key(session: Session) -> int:  # noqa: ARG001  the interface
+    """The same for every database."""
+    return ADVISORY_KEY
+
+
+def read_history(session: Session) -> History:
+    """What the history table of the session's schema says, in the versions' order. Writes nothing.
+
+    A table of that name with other columns is another tool's, and as good as none.
+    """
+    if common.columns(session, TABLE) != COLUMNS:
+        unmanaged = common.other_tables(session, "")
+        return History(session.schema, exists=False, unmanaged_tables=unmanaged)
+    found = sorted((v for (v,) in session.execute(_on(session, "SELECT version FROM {table}"))), key=sort_key)
+    time = common.UNKNOWN_TIME
+    rows = (HistoryRow(v, v, "", time, finished_at=time, rank=rank) for rank, v in enumerate(found))
+    return History(session.schema, exists=True, rows=tuple(rows))
+
+
+def ensure_table(session: Session) -> None:
+    """Make the schema and the history table where they are missing, as dbmate does."""
+    if common.table_exists(session, TABLE):
+        return
+    common.ensure_schema(session)
+    session.execute(_on(session, "CREATE TABLE {table} (version varchar PRIMARY KEY)"))
+
+
+def lock_history(session: Session) -> None:
+    """Keep other writers off the history until the transaction ends: dbmate takes no lock."""
+    common.lock_table(session, TABLE)
+
+
+def record_started(session: Session, planned: PlannedMigration) -> str:  # noqa: ARG001  the interface
+    """Nothing: dbmate writes a version when it is applied. Returns the id that the row will have."""
+    return planned.name
+
+
+def record_finished(session: Session, row_id: str) -> None:
+    """Add the version."""
+    session.execute(_on(session, "INSERT INTO {table} (version) VALUES (%s)"), [row_id])
+
+
+def record_applied_in_transaction(session: Session, planned: PlannedMigration) -> str:
+    """Add the version. Returns the row's id."""
+    record_finished(session, planned.name)
+    return planned.name
+
+
+def remove_row(session: Session, name: str, previous: str) -> int:  # noqa: ARG001  the interface
+    """Delete the version."""
+    return session.execute(_on(session, "DELETE FROM {table} WHERE version = %s"), [name]).rowcount
+
+
+def _on(session: Session, statement: LiteralString) -> sql.Composed:
+    return sql.SQL(statement).format(table=sql.Identifier(session.schema, TABLE))

@@ -1,0 +1,131 @@
+"""golang-migrate's history table: one row, the version that the database is at, and whether it is dirty.
+
+Facts as of golang-migrate 4.19 and its driver `postgres`: each step replaces the row; dirty is set before a
+file runs and cleared after it; no row at all means that nothing is applied.
+"""
+
+import zlib
+from dataclasses import replace
+from typing import Final, LiteralString
+
+from psycopg import sql
+
+from godwit.engine.formats import common
+from godwit.engine.formats.golang_migrate_folder import build as build
+from godwit.engine.formats.golang_migrate_folder import sort_key as sort_key
+from godwit.engine.formats.golang_migrate_folder import wanted as wanted
+from godwit.engine.model import History, HistoryRow, Migration, PlannedMigration, Script, Source
+from godwit.engine.session import Session
+
+TABLE: Final = "schema_migrations"
+TABLES: Final = (TABLE,)
+COLUMNS: Final = {"version": "bigint", "dirty": "boolean"}
+STRICT_ORDER: Final = False
+NEWEST_ONLY: Final = True
+RECORDS_FAILURES: Final = True
+
+_SALT: Final = 1_486_364_155
+"""The tool multiplies its hash by this."""
+
+
+def advisory_key(session: Session) -> int:
+    """The key that the tool's command line makes of schema, table and database.
+
+    The database counts as the path of the tool's URL, so with its slash.
+    """
+    words = "\0".join([session.schema, TABLE, f"/{session.identity.name}"])
+    return zlib.crc32(words.encode()) * _SALT % 2**32
+
+
+def read_history(session: Session) -> History:
+    """What the history table of the session's schema says. Writes nothing.
+
+    A table of that name with other columns is another tool's, and as good as none.
+    """
+    if common.columns(session, TABLE).keys() != COLUMNS.keys():
+        unmanaged = common.other_tables(session, "")
+        return History(session.schema, exists=False, unmanaged_tables=unmanaged, newest_only=True)
+    found = session.execute(_on(session, "SELECT version, dirty FROM {table} LIMIT 1")).fetchall()
+    rows = tuple(_row(version, dirty=dirty) for version, dirty in found)
+    return History(session.schema, exists=True, rows=rows, newest_only=True)
+
+
+def pending(source: Source, history: History) -> tuple[Migration, ...]:
+    """What is newer than the newest: the tool never runs an older one, whether it ever ran or not."""
+    newest = max((sort_key(row.name) for row in history.rows), default=-1)
+    return tuple(m for m in source.migrations if sort_key(m.name) > newest)
+
+
+def fill(history: History, source: Source) -> History:
+    """The one row stands for every older migration of the source."""
+    newest = max((row.rank for row in history.rows), default=-1)
+    there = {row.name for row in history.rows}
+    implied = [_row(int(m.name)) for m in source.migrations if int(m.name) < newest and m.name not in there]
+    rows = sorted([*implied, *history.rows], key=lambda row: row.rank)
+    return replace(history, rows=tuple(rows))
+
+
+def same_script(stored: str, script: Script) -> bool:  # noqa: ARG001  the interface
+    """The history knows no checksum: any file of that version is the one."""
+    return True
+
+
+def ensure_table(session: Session) -> None:
+    """Make the schema and the history table where they are missing, as the tool does."""
+    if common.table_exists(session, TABLE):
+        return
+    common.ensure_schema(session)
+    statement = "CREATE TABLE {table} (version bigint not null primary key, dirty boolean not null)"
+    session.execute(_on(session, statement))
+
+
+def lock_history(session: Session) -> None:
+    """Keep other writers off the history until the transaction ends."""
+    common.lock_table(session, TABLE)
+
+
+def record_started(session: Session, planned: PlannedMigration) -> str:
+    """Put the version in, dirty, as the tool does before it runs the file. Returns the row's id."""
+    return _set(session, planned.name, dirty=True)
+
+
+def record_finished(session: Session, row_id: str) -> None:
+    """Put the version in, clean."""
+    _set(session, row_id, dirty=False)
+
+
+def record_failed(session: Session, row_id: str, logs: str) -> None:
+    """Nothing: the version stays dirty, and the history has no place for a text."""
+
+
+def record_rolled_back(session: Session, row_id: str, previous: str) -> None:  # noqa: ARG001  the interface
+    """Put the version before back, clean."""
+    _set(session, previous, dirty=False)
+
+
+def record_applied_in_transaction(session: Session, planned: PlannedMigration) -> str:
+    """Put the version in, clean: nobody sees it dirty meanwhile. Returns the row's id."""
+    return _set(session, planned.name, dirty=False)
+
+
+def remove_row(session: Session, name: str, previous: str) -> int:  # noqa: ARG001  the interface
+    """Put *previous* in the place of the version that was taken back."""
+    _set(session, previous, dirty=False)
+    return 1
+
+
+def _set(session: Session, version: str, *, dirty: bool) -> str:
+    session.execute(_on(session, "DELETE FROM {table}"))
+    if version:
+        insert = "INSERT INTO {table} (version, dirty) VALUES (%s, %s)"
+        session.execute(_on(session, insert), [int(version), dirty])
+    return version
+
+
+def _row(version: int, *, dirty: bool = False) -> HistoryRow:
+    name, time = str(version), common.UNKNOWN_TIME
+    return HistoryRow(name, name, "", time, finished_at=None if dirty else time, rank=version)
+
+
+def _on(session: Session, statement: LiteralString) -> sql.Composed:
+    return sql.SQL(statement).format(table=sql.Identifier(session.schema, TABLE))

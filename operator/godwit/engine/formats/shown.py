@@ -1,0 +1,22 @@
+"""The tool that a database's own tables show, for steps without a folder to look at: backups, restores."""
+
+from typing import Final
+
+from godwit.engine.formats import common, dbmate, golang_migrate, goose, prisma
+from godwit.engine.formats.base import MigrationFormat
+from godwit.engine.session import Session
+
+_TOOLS: Final[tuple[MigrationFormat, ...]] = (prisma, goose)
+"""Those whose table no other tool has."""
+_SHARED: Final = "schema_migrations"
+
+
+def shown_by(session: Session) -> MigrationFormat:
+    """The tool whose history table is in the session's schema; Prisma's where there is none, or several."""
+    found = [tool for tool in _TOOLS if any(common.table_exists(session, table) for table in tool.TABLES)]
+    columns = common.columns(session, _SHARED)
+    if columns == golang_migrate.COLUMNS:
+        found.append(golang_migrate)
+    if columns == dbmate.COLUMNS:
+        found.append(dbmate)
+    return found[0] if len(found) == 1 else prisma

@@ -1,0 +1,26 @@
+"""A history that is a list of versions without checksums: what goose's and dbmate's have in common.
+
+A row's id is its version, so that the journal can name the row before the tool's own key is known. A file
+outside a transaction leaves no trace in such a history until it is applied; the journal has it.
+"""
+
+from typing import Final
+
+from godwit.engine.model import Script
+from godwit.engine.session import Session
+
+RECORDS_FAILURES: Final = False
+NEWEST_ONLY: Final = False
+
+
+def same_script(stored: str, script: Script) -> bool:  # noqa: ARG001  the interface
+    """The history knows no checksum: any file of that version is the one."""
+    return True
+
+
+def record_failed(session: Session, row_id: str, logs: str) -> None:
+    """Nothing: the history has no place for it."""
+
+
+def record_rolled_back(session: Session, row_id: str, previous: str) -> None:
+    """Nothing: the version was not there yet."""

@@ -1,0 +1,130 @@
+"""Rows that each tool itself would have written, and those that it left."""
+
+import pytest
+from layouts import DBMATE, GOLANG_MIGRATE, GOOSE
+from project import Project
+
+from godwit.contract.reasons import Reason
+from godwit.engine.errors import StepFailed
+
+
+@pytest.fixture
+def of(database, tmp_path):
+    def make(layout):
+        return Project(database, tmp_path, database.uri, format=layout.format)
+
+    return make
+
+
+def test_golang_migrates_one_row_stands_for_all_before_it(of):
+    team = of(GOLANG_MIGRATE)
+    for number in (1, 2, 3):
+        GOLANG_MIGRATE.write(team.folder, number, f"CREATE TABLE t{number} ();", f"DROP TABLE t{number};")
+    team.database.psql(
+        "CREATE TABLE schema_migrations (version bigint PRIMARY KEY, dirty boolean NOT NULL);"
+        "INSERT INTO schema_migrations VALUES (2, false); CREATE TABLE t1 (); CREATE TABLE t2 ();"
+    )
+    planned = team.planned()
+    assert (planned.applied, planned.current, planned.pending_names) == (2, "2", ("3",))
+    team.deploy()
+    assert team.database.psql("TABLE schema_migrations") == "3|f"
+
+
+def test_golang_migrates_dirty_version_stops_everything(of):
+    team = of(GOLANG_MIGRATE)
+    GOLANG_MIGRATE.write(team.folder, 1, "SELECT 1;", "SELECT 1;")
+    team.database.psql(
+        "CREATE TABLE schema_migrations (version bigint PRIMARY KEY, dirty boolean NOT NULL);"
+        "INSERT INTO schema_migrations VALUES (1, true)"
+    )
+    with pytest.raises(StepFailed) as raised:
+        team.planned()
+    assert raised.value.failure.reason is Reason.FAILED_EARLIER
+
+
+def test_golang_migrate_sends_a_file_as_one_message_so_a_concurrent_index_must_be_alone(of):
+    team = of(GOLANG_MIGRATE)
+    GOLANG_MIGRATE.write(team.folder, 1, "CREATE TABLE a (); CREATE INDEX CONCURRENTLY i ON a ((1));", "")
+    with pytest.raises(StepFailed) as raised:
+        team.planned()
+    assert raised.value.failure.reason is Reason.STATEMENT_REFUSED
+
+
+def test_the_tables_are_the_tools_own_to_the_letter(of):
+    columns = (
+        "SELECT column_name, data_type, is_nullable, column_default, is_identity"
+        " FROM information_schema.columns WHERE table_name = '{}' ORDER BY ordinal_position"
+    )
+    team = of(GOOSE)
+    GOOSE.write(team.folder, 1, "SELECT 1;", "SELECT 1;")
+    team.deploy()
+    assert team.database.psql(columns.format("goose_db_version")).splitlines() == [
+        "id|integer|NO||YES",
+        "version_id|bigint|NO||NO",
+        "is_applied|boolean|NO||NO",
+        "tstamp|timestamp without time zone|NO|now()|NO",
+    ]
+    rows = team.database.psql("SELECT id, version_id, is_applied FROM goose_db_version ORDER BY id")
+    assert rows.splitlines() == ["1|0|t", "2|1|t"]
+
+
+def test_goose_refuses_an_older_pending_one(of):
+    team = of(GOOSE)
+    GOOSE.write(team.folder, 2, "SELECT 2;", "SELECT 2;")
+    team.deploy()
+    GOOSE.write(team.folder, 1, "SELECT 1;", "SELECT 1;")
+    with pytest.raises(StepFailed) as raised:
+        team.planned()
+    assert raised.value.failure.reason is Reason.OUT_OF_ORDER
+
+
+def test_gooses_newest_row_of_a_version_counts(of):
+    team = of(GOOSE)
+    GOOSE.write(team.folder, 1, "CREATE TABLE a ();", "DROP TABLE a;")
+    team.deploy()
+    team.database.psql("INSERT INTO goose_db_version (version_id, is_applied) VALUES (1, false)")
+    assert team.planned().pending_names == ("1",)
+
+
+def test_dbmate_takes_an_older_pending_one(of):
+    team = of(DBMATE)
+    late = DBMATE.write(team.folder, 2, "SELECT 2;", "SELECT 2;")
+    team.deploy()
+    early = DBMATE.write(team.folder, 1, "SELECT 1;", "SELECT 1;")
+    assert team.planned().pending_names == (early,)
+    team.deploy("u2")
+    assert team.database.psql("TABLE schema_migrations").splitlines() == [late, early]
+
+
+@pytest.mark.parametrize("layout", [GOOSE, DBMATE])
+def test_a_half_done_file_is_not_run_again_though_the_tool_has_no_word_for_it(of, layout):
+    team = of(layout)
+    name = layout.write(team.folder, 1, "CREATE TABLE a ();\nSELECT 1/0;", "DROP TABLE a;", transaction=False)
+    with pytest.raises(StepFailed) as raised:
+        team.apply()
+    assert raised.value.failure.reason is Reason.PARTIALLY_APPLIED
+    with pytest.raises(StepFailed) as raised:
+        team.planned()
+    assert raised.value.failure.reason is Reason.FAILED_EARLIER
+    # A person ends it, and says so in the tool's own table.
+    table = "goose_db_version (version_id, is_applied) VALUES ({}, true)"
+    if layout is DBMATE:
+        table = "schema_migrations VALUES ('{}')"
+    team.database.psql(f"INSERT INTO {table.format(name)}")
+    assert team.planned().pending == 0
+
+
+@pytest.mark.parametrize(
+    ("layout", "table"),
+    [
+        (GOLANG_MIGRATE, "schema_migrations (version varchar PRIMARY KEY)"),
+        (DBMATE, "schema_migrations (version bigint PRIMARY KEY, dirty boolean NOT NULL)"),
+    ],
+)
+def test_another_tools_table_of_the_same_name_is_no_history(of, layout, table):
+    team = of(layout)
+    layout.write(team.folder, 1, "SELECT 1;", "SELECT 1;")
+    team.database.psql(f"CREATE TABLE {table}")
+    with pytest.raises(StepFailed) as raised:
+        team.planned()
+    assert raised.value.failure.reason is Reason.HISTORY_MISSING

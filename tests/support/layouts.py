@@ -1,0 +1,45 @@
+"""The same migrations in the folder of each tool: one that runs in a transaction, or one that cannot."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from godwit.contract.request import Format
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a tool names and writes a migration."""
+
+    format: Format
+    files: Callable[[int, str, str, bool], Mapping[str, str]]
+    """Number, SQL up, SQL down, whether in a transaction -> files by name."""
+    version: Callable[[int], str] = field(default=str)
+    """The name that Godwit gives the migration of a number: what the tool's history calls it."""
+
+    def write(self, folder: Path, number: int, up: str, down: str, *, transaction: bool = True) -> str:
+        """Write one migration, and give its name."""
+        for name, text in self.files(number, up, down, transaction).items():
+            (folder / name).write_text(text)
+        return self.version(number)
+
+
+def _golang_migrate(number: int, up: str, down: str, _: bool) -> Mapping[str, str]:
+    return {f"{number:06}_step.up.sql": up, f"{number:06}_step.down.sql": down}
+
+
+def _goose(number: int, up: str, down: str, transaction: bool) -> Mapping[str, str]:
+    mark = "" if transaction else "-- +goose NO TRANSACTION\n"
+    return {f"{number:05}_step.sql": f"{mark}-- +goose Up\n{up}\n\n-- +goose Down\n{down}\n"}
+
+
+def _dbmate(number: int, up: str, down: str, transaction: bool) -> Mapping[str, str]:
+    mark = "" if transaction else " transaction:false"
+    text = f"-- migrate:up{mark}\n{up}\n\n-- migrate:down{mark}\n{down}\n"
+    return {f"{20260101000000 + number}_step.sql": text}
+
+
+GOLANG_MIGRATE = Layout(Format.GOLANG_MIGRATE, _golang_migrate)
+GOOSE = Layout(Format.GOOSE, _goose)
+DBMATE = Layout(Format.DBMATE, _dbmate, lambda number: str(20260101000000 + number))
+LAYOUTS = {layout.format.value: layout for layout in (GOLANG_MIGRATE, GOOSE, DBMATE)}
