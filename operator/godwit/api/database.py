@@ -186,6 +186,9 @@ class PostgresDatabaseSpec(ApiModel):
     backup: Annotated[BackupPolicy, Field(json_schema_extra={"default": None})] = BackupPolicy()
     """Whether runs need a backup, and where backups go. Must be given: no default could know the volume."""
     rollback: RollbackConsent = RollbackConsent()
+    show_blocking_queries: bool = False
+    """Whether statuses and logs may hold the text of queries that stand in a migration's way: it may quote
+    row data."""
     pod_template: PodTemplate = PodTemplate()
     check_interval: Duration = "1h"
     """How often a settled database is looked at again."""

@@ -57,15 +57,21 @@ class Gates(ApiModel):
 
 
 class Strategy(ApiModel):
-    """How migrations are executed."""
+    """How migrations are executed.
+
+    What is not given depends on the database's environment. In Staging and Production a query of the
+    application waits for a migration for at most `lockTimeout` and `maxLockHold` together.
+    """
 
     transaction: TransactionMode = TransactionMode.PER_MIGRATION
-    lock_timeout: Duration = "2s"
-    """How long one statement waits for a lock."""
-    max_lock_hold: Duration = "5s"
-    """How long locks on existing tables may be held, verification included."""
-    lock_budget: Duration = "10m"
-    """How long a migration is tried again when its locks are busy."""
+    lock_timeout: Duration | None = None
+    """How long one statement waits for a lock: 2s."""
+    max_lock_hold: Duration | None = None
+    """How long locks on existing tables may be held, verification included: 5s, in Development 1m."""
+    lock_budget: Duration | None = None
+    """How long a migration is tried again when its locks are busy: 10m, in Development 1m."""
+    concurrent_budget: Duration | None = None
+    """How long one CONCURRENTLY may take, which waits for every older transaction: 6h, in Development 1h."""
     statement_timeout: Duration | None = None
     """Bound of one statement; by default only `maxLockHold` bounds statements that lock existing tables."""
 

@@ -156,7 +156,7 @@ def look(session: Session, statements: Sequence[Statement]) -> Look:
     lockable: dict[str, str] = {}
     for name, take, *row in session.execute(_LOOK, params).fetchall():
         if name and take:
-            lockable[name] = strongest((take, lockable.get(name, take)))
+            lockable[name] = strongest((str(take), lockable.get(name) or str(take)))
         if row[4] is not None:  # its relation: somebody is there
             blocker = Blocker(*row)
             found.setdefault((blocker.pid, blocker.relation), blocker)

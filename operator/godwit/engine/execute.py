@@ -251,17 +251,18 @@ def held_too_long(run: Run, piece: Piece, *, standing: str = ROLLED_BACK) -> Ste
 
 
 def set_limits(
-    run: Run, *, local: bool, unlimited: bool = False, statements: Sequence[Statement] = ()
+    run: Run, *, local: bool, concurrent: bool = False, statements: Sequence[Statement] = ()
 ) -> None:
     """Set lock_timeout and statement_timeout for the transaction, or (not *local*) for the session.
 
-    *unlimited*: for what waits for others by itself and keeps nobody out. The *statements* of a transaction
-    that does keep others out are bounded in the server as well, should this process stand still.
+    *concurrent*: for what waits for others by itself and keeps nobody out; it has a budget of its own. The
+    *statements* of a transaction that does keep others out are bounded in the server as well, should this
+    process stand still.
     """
     policy = run.policy
     limits = {"lock_timeout": policy.lock_timeout_ms, "statement_timeout": policy.statement_timeout_ms}
-    if unlimited:
-        limits = {"lock_timeout": 0, "statement_timeout": 0}
+    if concurrent:
+        limits = {"lock_timeout": 0, "statement_timeout": policy.concurrent_budget_ms}
     elif any(s.locks for s in statements):
         limits["idle_in_transaction_session_timeout"] = policy.max_lock_hold_ms
         if _all_lock(statements) and not policy.statement_timeout_ms:

@@ -15,7 +15,7 @@ from godwit.contract.reasons import Reason
 from godwit.engine import journal
 from godwit.engine.batch import may_end
 from godwit.engine.blockers import named, old_transactions
-from godwit.engine.errors import StepFailed, fail
+from godwit.engine.errors import STATEMENT_LIMIT, StepFailed, fail
 from godwit.engine.execute import (
     Part,
     Piece,
@@ -32,10 +32,12 @@ from godwit.engine.judge import State, Subject, invalid_namesake, look, note, su
 from godwit.engine.lock import waiters
 from godwit.engine.model import Mode, PlannedMigration, Statement
 from godwit.engine.patience import Patience
+from godwit.engine.redact import redact
 from godwit.engine.session import Session
 from godwit.engine.undo import drop_invalid
 
 _DEADLOCK: Final = "40P01"
+_CANCELED: Final = "57014"
 _CANCEL_LOOKS: Final = 50
 _CANCEL_SECONDS: Final = 0.1
 
@@ -208,6 +210,8 @@ class _Step:
             except ScriptError as met:
                 rolled_back(run.session)
                 failed = explain(run, self.piece, met, standing=self.standing)
+                if what.kind and met.error.sqlstate == _CANCELED and failed.failure.terminal:
+                    failed = self.budget_spent(patience)
                 if not failed.failure.terminal:
                     raise failed from met.error
                 run.point("statement_failed")
@@ -228,10 +232,20 @@ class _Step:
         if old:
             self.run.ctx.progress("concurrently.waits", message=f"it will wait for {named(old)}")
 
+    def budget_spent(self, patience: Patience) -> StepFailed:
+        """Why a CONCURRENTLY was cut off by the server's clock; whom it waited for is still there."""
+        policy = self.run.policy
+        why = f"CONCURRENTLY was not through within its budget of {policy.concurrent_budget_ms / 1000:g} s."
+        old = old_transactions(self.run.session, seconds=policy.lock_timeout_ms / 1000)
+        failed = patience.spent(old, standing=self.standing, why=why).failure
+        place = {"migration": self.planned.name, "file": self.piece.file, "line": self.statement.line}
+        told = {**place, "statement": redact(self.statement.text)[:STATEMENT_LIMIT], "sqlstate": _CANCELED}
+        return StepFailed(failed.model_copy(update=told))
+
     def send(self) -> None:
         """Send it outside a transaction; it waits for others by itself, so lock_timeout is off."""
         try:
-            set_limits(self.run, local=False, unlimited=True)
+            set_limits(self.run, local=False, concurrent=True)
             send(self.run.session, self.piece.body)
             set_limits(self.run, local=False)
         except psycopg.Error as exc:
@@ -251,7 +265,7 @@ class _Step:
             self.done(judged=True)
             return True
         if verdict.state is State.PENDING:
-            set_limits(self.run, local=False, unlimited=True)
+            set_limits(self.run, local=False, concurrent=True)
             self.run.session.conn.execute(verdict.finish.encode())
             set_limits(self.run, local=False)
             self.done(judged=True)

@@ -21,7 +21,7 @@ def drop_invalid(
     so lock_timeout must not cut it.
     """
     names = []
-    set_limits(run, local=False, unlimited=True)
+    set_limits(run, local=False, concurrent=True)
     for oid in oids:
         row = run.session.execute(_NAME, [oid]).fetchone()
         if row is None:

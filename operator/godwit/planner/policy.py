@@ -1,6 +1,7 @@
 """From what people wrote in specs to what the contract says. Pure."""
 
 from datetime import timedelta
+from typing import NamedTuple
 
 from godwit.api.common import seconds
 from godwit.api.database import ConnectionSpec, PostgresDatabaseSpec
@@ -11,6 +12,23 @@ from godwit.contract.request import Connection
 MOST_MILLISECONDS = 2_147_483_647
 """PostgreSQL's timeouts are 32-bit integers (manual, section 20.1.1)."""
 LONGEST = timedelta(days=3_650)
+
+
+class _Limits(NamedTuple):
+    lock_timeout: str
+    max_lock_hold: str
+    lock_budget: str
+    concurrent_budget: str
+
+
+_STRICT = _Limits("2s", "5s", "10m", "6h")
+_LIMITS = {
+    # One person's database: long statements stop nobody, a forgotten session is soon found.
+    Environment.DEVELOPMENT: _Limits("2s", "1m", "1m", "1h"),
+    Environment.STAGING: _STRICT,
+    Environment.PRODUCTION: _STRICT,
+}
+"""What counts where `spec.strategy` says nothing. Staging is as strict as Production: it is the rehearsal."""
 
 
 def milliseconds(duration: str) -> int:
@@ -47,15 +65,17 @@ def connection_of(spec: ConnectionSpec, schemas: tuple[str, ...]) -> Connection:
 
 def policy_of(database: PostgresDatabaseSpec, migration: DatabaseMigrationSpec) -> Policy:
     """Every policy that changes what a run of *migration* on *database* does."""
-    strategy = migration.strategy
+    strategy, limits = migration.strategy, _LIMITS[database.environment]
     development = database.environment is Environment.DEVELOPMENT
     return Policy(
         environment=database.environment,
         transaction=strategy.transaction,
         on_failure=migration.on_failure or (OnFailure.ROLL_BACK if development else OnFailure.STOP),
-        lock_timeout_ms=milliseconds(strategy.lock_timeout),
-        max_lock_hold_ms=milliseconds(strategy.max_lock_hold),
-        lock_budget_ms=milliseconds(strategy.lock_budget),
+        lock_timeout_ms=milliseconds(strategy.lock_timeout or limits.lock_timeout),
+        max_lock_hold_ms=milliseconds(strategy.max_lock_hold or limits.max_lock_hold),
+        lock_budget_ms=milliseconds(strategy.lock_budget or limits.lock_budget),
+        concurrent_budget_ms=milliseconds(strategy.concurrent_budget or limits.concurrent_budget),
+        show_blocking_queries=database.show_blocking_queries,
         statement_timeout_ms=milliseconds(strategy.statement_timeout) if strategy.statement_timeout else 0,
         checks=tuple(
             SqlCheck(name=c.name, sql=c.sql, when=c.when, timeout_ms=milliseconds(c.timeout))
