@@ -68,12 +68,8 @@ def make_plan(
     else:
         tables = format_of(source.format).TABLES
         steps = up_steps(chosen, policy.environment, tables, findings)
-<<<<<<< operator/godwit/engine/plan.py
         content = [(m.name, m.up.content, m.down.content if m.down else "") for m in chosen.ups]
-=======
-        content = [(m.name, m.up.checksum, m.down.checksum if m.down else "") for m in chosen.ups]
     findings += batch_findings(steps, policy)
->>>>>>> /tmp/hb/operator/godwit/engine/plan.py
     leaving = {row.name for row in chosen.downs}
     expected = {row.name: row.checksum for row in history.applied if row.name not in leaving}
     expected |= {m.name: m.up.checksum for m in chosen.ups}
