@@ -205,7 +205,7 @@ class Stage:
 
 def apply_verbs(plan: PlanRef, policy: Policy) -> tuple[VerbInput, ...]:
     """What the step that applies consists of."""
-    return ApplyInput(plan=plan, policy=policy), VerifyInput(state=plan.to_state)
+    return ApplyInput(plan=plan, policy=policy), VerifyInput(state=plan.to_state, checks=policy.checks)
 
 
 def revert_verbs(plan: PlanRef, policy: Policy, scope: RevertScope) -> tuple[VerbInput, ...]:
