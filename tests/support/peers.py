@@ -2,11 +2,14 @@
 
 import re
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import golang
+import layouts
 import node
+from layouts import Layout
 
 INTEROP = Path(__file__).parents[1] / "interop"
 _NO_DRIVERS = "no_clickhouse,no_libsql,no_mssql,no_mysql,no_sqlite3,no_vertica,no_ydb"
@@ -67,3 +70,81 @@ def dbmate() -> Path:
     if not found:
         raise node.MissingToolError("npm has no dbmate for this kind of machine.")
     return found[0]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A tool in a team's folder, on its database, told in its own words."""
+
+    tool: Tool
+    layout: Layout
+    folder: Path
+    up_words: tuple[str, ...]
+    down_words: tuple[str, ...]
+    status_words: tuple[str, ...]
+    clean: Callable[[Ended, Path], bool]
+    """Whether what it says of its status means that nothing is pending and nothing failed."""
+    has_lock: bool = False
+    """Whether its command line takes a lock while it migrates."""
+    remembers_failure: bool = False
+    """Whether its history knows of a migration that failed."""
+
+    def up(self) -> Ended:
+        """Apply everything that is pending."""
+        return self.tool.run(*self.up_words)
+
+    def down(self) -> Ended:
+        """Take the newest back."""
+        return self.tool.run(*self.down_words)
+
+    def settled(self) -> str:
+        """Empty when the tool says that nothing is pending and nothing failed, else what it says."""
+        said = self.tool.run(*self.status_words)
+        return "" if self.clean(said, self.folder) else f"{said.status}: {said.text}"
+
+
+def _plain(uri: str) -> str:
+    return f"{uri}?sslmode=disable"
+
+
+def _golang_migrate_peer(uri: str, folder: Path) -> Peer:
+    def clean(said: Ended, folder: Path) -> bool:
+        newest = max(int(path.name.split("_")[0]) for path in folder.glob("*.up.sql"))
+        return said.status == 0 and said.text.split() == [str(newest)]
+
+    words = (str(golang_migrate()), "-path", str(folder), "-database", _plain(uri))
+    return Peer(
+        Tool(words, folder),
+        layouts.GOLANG_MIGRATE,
+        folder,
+        ("up",),
+        ("down", "1"),
+        ("version",),
+        clean,
+        has_lock=True,
+        remembers_failure=True,
+    )
+
+
+def _goose_peer(uri: str, folder: Path) -> Peer:
+    def clean(said: Ended, _: Path) -> bool:
+        return said.status == 0 and "Pending" not in said.text
+
+    words = (str(goose()), "-dir", str(folder), "postgres", _plain(uri))
+    return Peer(Tool(words, folder), layouts.GOOSE, folder, ("up",), ("down",), ("status",), clean)
+
+
+def _dbmate_peer(uri: str, folder: Path) -> Peer:
+    def clean(said: Ended, _: Path) -> bool:
+        return said.status == 0 and "Pending: 0" in said.text
+
+    words = (str(dbmate()), "--no-dump-schema", "-d", str(folder), "-u", _plain(uri))
+    status = ("status", "--exit-code")
+    return Peer(Tool(words, folder), layouts.DBMATE, folder, ("migrate",), ("rollback",), status, clean)
+
+
+PEERS: dict[str, Callable[[str, Path], Peer]] = {
+    "golang-migrate": _golang_migrate_peer,
+    "goose": _goose_peer,
+    "dbmate": _dbmate_peer,
+}
