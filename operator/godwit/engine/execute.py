@@ -119,7 +119,8 @@ def transactional(
     """
     patience = Patience(run.ctx, run.session, run.policy, [s for p in parts for s in p.piece.statements])
     while True:
-        seen = patience.until_free(standing=standing)
+        with _about(parts[0].piece):
+            seen = patience.until_free(standing=standing)
         now = _UnderWay(parts[0].piece)
         try:
             _once(run, parts, seen.lockable, now)
@@ -129,7 +130,8 @@ def transactional(
             if met.error.sqlstate in _BUSY and not run.watch.fired:
                 if met.worked * 1000 > run.policy.max_lock_hold_ms:
                     raise _not_again(patience, run, piece, met, standing) from met.error
-                patience.after_refusal(run.watch.waited_for, standing=standing)
+                with _about(piece):
+                    patience.after_refusal(run.watch.waited_for, standing=standing)
                 continue
             raise explain(run, piece, met, standing=standing) from met.error
         except BaseException as exc:
@@ -210,10 +212,8 @@ def _script(run: Run, part: Part, body: str, now: _UnderWay) -> None:
     now.began = now.began or time.monotonic()
     send(run.session, body)
     now.through = len(statements)
-    try:
+    with _about(part.piece):
         run.guard.check_open(opened, statements)
-    except StepFailed as failed:
-        raise _placed(failed, part.piece) from None
     # Deferred constraints would pass every check here and then fail COMMIT.
     run.session.execute("SET CONSTRAINTS ALL IMMEDIATE")
     # The script may have set its own.
@@ -313,7 +313,13 @@ def explain(run: Run, piece: Piece, met: ScriptError, *, standing: str) -> StepF
     if stopped and run.watch.fired:
         return held_too_long(run, piece, standing=standing)
     if stopped and run.ctx.cancelled.is_set():
-        return fail(run.ctx.cancelled.reason, run.ctx.cancelled.message, standing=standing)
+        return fail(
+            run.ctx.cancelled.reason,
+            run.ctx.cancelled.message,
+            standing=standing,
+            migration=piece.migration,
+            file=piece.file,
+        )
     if error.sqlstate == _CANCELED and _all_lock(piece.statements) and not run.policy.statement_timeout_ms:
         return held_too_long(
             run, piece, standing=standing
@@ -353,16 +359,18 @@ def _answers(session: Session) -> bool:
     return not session.conn.closed
 
 
-def _placed(failed: StepFailed, piece: Piece) -> StepFailed:
-    return StepFailed(
-        failed.failure.model_copy(
-            update={
-                "migration": piece.migration,
-                "file": piece.file,
-                "standing": failed.failure.standing or ROLLED_BACK,
-            }
-        )
-    )
+@contextlib.contextmanager
+def _about(piece: Piece) -> Iterator[None]:
+    """Say in a failure of the block which migration it is about."""
+    try:
+        yield
+    except StepFailed as failed:
+        update = {
+            "migration": piece.migration,
+            "file": piece.file,
+            "standing": failed.failure.standing or ROLLED_BACK,
+        }
+        raise StepFailed(failed.failure.model_copy(update=update)) from failed.__cause__
 
 
 def _position(error: psycopg.Error) -> int | None:

@@ -81,8 +81,8 @@ def _instead(name: str) -> str:
 def _copy_before(text: str, position: int) -> int | None:
     """Where the COPY ... FROM stdin stands whose rows the parser stumbled over at *position*, if it did.
 
-    The first row follows the statement's semicolon. That the words are a statement, and not part of a comment
-    or of a string, only the parser knows.
+    Rows follow the statement's semicolon, and may look like SQL themselves. That the words are a statement,
+    and not part of a comment or of a string, only the parser knows.
     """
     from pglast.parser import ParseError, parse_sql_json  # noqa: PLC0415  most steps parse nothing
 
@@ -93,10 +93,10 @@ def _copy_before(text: str, position: int) -> int | None:
         statements = json.loads(parse_sql_json(before)).get("stmts", ())
     except (ParseError, RecursionError):
         return None
-    last = statements[-1] if statements else {"stmt": {}}
-    copy = last["stmt"].get("CopyStmt", {})
-    if not copy.get("is_from") or "filename" in copy:
-        return None
-    begins = len(before.encode()[: last.get("stmt_location", 0)].decode())
-    found = _COPY.search(before, begins)
-    return found.start() if found else None
+    for statement in statements:
+        copy = statement["stmt"].get("CopyStmt", {})
+        if copy.get("is_from") and "filename" not in copy:
+            begins = len(before.encode()[: statement.get("stmt_location", 0)].decode())
+            found = _COPY.search(before, begins)
+            return found.start() if found else None
+    return None
