@@ -166,18 +166,24 @@ def _script(lines: tuple[Line, ...], *, wrapped: bool) -> str:
     return f"BEGIN;\n{text}COMMIT;\n" if wrapped else text
 
 
+SHAPES = ("whole", "whole", "wrapped", "mixed", "mixed", "mixed", "block")
+SHAPES_IN_TRANSACTION = ("whole", "whole", "wrapped")
+
+
 @st.composite
-def folders(draw: st.DrawFn) -> tuple[Migration, ...]:
-    """One to four migrations; at most one of them fails, and it is the last one that is looked at."""
+def folders(draw: st.DrawFn, *, shapes: tuple[str, ...]) -> tuple[Migration, ...]:
+    """One to four migrations of these *shapes*; at most one of them fails, and nothing runs after it."""
     count = draw(st.sampled_from((1, 2, 2, 3, 3, 4)))
     failing = draw(st.sampled_from((None, None, None, count - 1, 0)))
     places = iter(range(PLACES))
-    return tuple(draw(_migration(f"m{number}", places, fails=number == failing)) for number in range(count))
+    return tuple(
+        draw(_migration(f"m{number}", places, shapes, fails=number == failing)) for number in range(count)
+    )
 
 
 @st.composite
-def _migration(draw: st.DrawFn, key: str, places, *, fails: bool) -> Migration:
-    shape = draw(st.sampled_from(("whole", "whole", "wrapped", "mixed", "mixed", "mixed", "block")))
+def _migration(draw: st.DrawFn, key: str, places, shapes: tuple[str, ...], *, fails: bool) -> Migration:
+    shape = draw(st.sampled_from(shapes))
     if shape == "block" and not fails:
         up = (draw(_block(f"{key}_s0")),)
         whole = not up[0].unknowable
