@@ -11,6 +11,7 @@ from godwit.api.migration import PinnedSource
 from godwit.contract.identity import DatabaseIdentity
 from godwit.contract.outcome import Failure, RungState
 from godwit.contract.policy import Policy
+from godwit.contract.progress import RunProgress
 from godwit.contract.request import Format, PlanRef
 
 IMMUTABLE = ("self == oldSelf", "spec is immutable")
@@ -49,6 +50,8 @@ class MigrationRunStatus(Status):
     failure: Failure | None = None
     standing: str = ""
     """Where the database stands, in one sentence."""
+    progress: RunProgress | None = None
+    """How far the step that applies or takes back was some seconds ago; none while it does not run."""
     current: str = ""
     applied: int = 0
     total: int = 0

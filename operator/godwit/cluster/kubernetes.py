@@ -23,6 +23,7 @@ from godwit.cluster.rest import (
     path_of,
     type_of,
 )
+from godwit.contract.progress import RunProgress, last_progress
 from godwit.contract.request import ObjectRef
 from godwit.planner.decision import GONE, StepSeen, StepSpec
 
@@ -36,6 +37,8 @@ _NOTE_LIMIT = 1024
 """Characters of `note` in events.k8s.io/v1."""
 _LOG_LIMIT = 32 * 2**20
 """Bytes of a step's log that are read to find its document."""
+_TAIL_LINES = 50
+"""Lines from the end of a step's log that are read to find how far it is."""
 _log = structlog.get_logger(__name__)
 
 
@@ -191,16 +194,25 @@ class KubernetesCluster:
 
     async def read_document(self, namespace: str, job: str) -> str | None:
         """See Cluster.read_document."""
+        log = await self._log(namespace, job, limitBytes=str(_LOG_LIMIT))
+        return None if log is None else last_document(log)
+
+    async def read_progress(self, namespace: str, job: str) -> RunProgress | None:
+        """See Cluster.read_progress."""
+        log = await self._log(namespace, job, tailLines=str(_TAIL_LINES))
+        return None if log is None else last_progress(log.splitlines())
+
+    async def _log(self, namespace: str, job: str, **part: str) -> str | None:
+        """*part* of what the step's container printed; None where there is none."""
         selector = f"batch.kubernetes.io/job-name={job},{STEP_SELECTOR}"
         pod = newest(await self._select("Pod", namespace, selector))
         if pod is None:
             return None
         path = path_of("Pod", namespace, pod["metadata"]["name"], "log")
         try:
-            log = await self._rest.text(path, query={"container": CONTAINER, "limitBytes": str(_LOG_LIMIT)})
+            return await self._rest.text(path, query={"container": CONTAINER, **part})
         except AnswerError:
             return None
-        return last_document(log)
 
     async def delete_step(self, namespace: str, job: str) -> None:
         """See Cluster.delete_step. A Job that is not a step's, by its labels, is left alone.

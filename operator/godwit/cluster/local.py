@@ -21,6 +21,7 @@ from godwit.cluster.local_objects import Change, LocalObjects
 from godwit.cluster.local_steps import Delay, LocalSteps
 from godwit.cluster.port import GoneError, Manifest
 from godwit.contract.environment import PG_BIN_VAR
+from godwit.contract.progress import RunProgress, last_progress
 from godwit.contract.request import ObjectRef
 from godwit.planner.decision import StepSeen, StepSpec
 
@@ -126,6 +127,11 @@ class LocalCluster:
         """The last `document` line of a step's log, or None."""
         await asyncio.sleep(0)
         return self._steps.document(namespace, job)
+
+    async def read_progress(self, namespace: str, job: str) -> RunProgress | None:
+        """How far the step's log says it is."""
+        await asyncio.sleep(0)
+        return last_progress((self._steps.log(namespace, job) or "").splitlines())
 
     async def delete_step(self, namespace: str, job: str) -> None:
         """Delete a step: gone at once; its process is told to end, as a pod would be."""

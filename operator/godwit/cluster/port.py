@@ -6,6 +6,7 @@ defaults filled in, unknown fields pruned, `metadata.resourceVersion` changed by
 
 from typing import Any, Protocol
 
+from godwit.contract.progress import RunProgress
 from godwit.contract.request import ObjectRef
 from godwit.planner.decision import StepSeen, StepSpec
 
@@ -84,6 +85,10 @@ class Cluster(Protocol):
 
     async def read_document(self, namespace: str, job: str) -> str | None:
         """The last `document` event in a step's log, one line of JSON; None where there is none any more."""
+        ...
+
+    async def read_progress(self, namespace: str, job: str) -> RunProgress | None:
+        """How far a step says it is, from the end of its log; None where it says nothing."""
         ...
 
     async def delete_step(self, namespace: str, job: str) -> None:

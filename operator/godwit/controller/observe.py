@@ -12,10 +12,11 @@ from godwit.api.migration import DatabaseMigration
 from godwit.api.restore import DatabaseRestore
 from godwit.api.run import MigrationRun
 from godwit.cluster.port import Cluster, Manifest
+from godwit.contract.progress import RunProgress
 from godwit.contract.source import source_content
 from godwit.planner.backup import BackupSeen
 from godwit.planner.database import DatabaseSeen
-from godwit.planner.decision import GONE, SourceSeen, StepSeen
+from godwit.planner.decision import GONE, SourceSeen, StepSeen, StepState
 from godwit.planner.migration import MigrationSeen, spare_copies
 from godwit.planner.restore import RestoreSeen
 from godwit.planner.run import RunSeen
@@ -107,7 +108,16 @@ class Observer:
             steps=steps,
             holder_exists=await self._holder_exists(base, meta.uid),
             namespace_terminating=await self._terminating(space),
+            progress=await self._progress(run, steps),
         )
+
+    async def _progress(self, run: MigrationRun, steps: dict[str, StepSeen]) -> RunProgress | None:
+        """How far the step is that was running when last looked at, too: a short one is never asked."""
+        for record in run.status.steps:
+            running = steps.get(record.name, GONE).state is StepState.RUNNING
+            if running and record.state == StepState.RUNNING:
+                return await self._cluster.read_progress(run.metadata.namespace, record.job)
+        return None
 
     async def _backup(self, backup: DatabaseBackup) -> BackupSeen:
         meta = backup.metadata

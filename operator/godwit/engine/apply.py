@@ -54,6 +54,7 @@ class _Applying:
         self.steps = plan.steps
         todo = [s for s in self.steps if s.name not in self.own.applied]
         with start_run(self.ctx, self.session, self.verb.policy, self.verb.verb) as run:
+            run.reporter.plan([s.name for s in self.steps])
             if self.verb.policy.transaction is TransactionMode.BATCH and len(todo) > 1:
                 self._batch(run, todo)
                 todo = []
@@ -69,6 +70,7 @@ class _Applying:
         self.failing = step
         self.ctx.cancelled.check(standing="Between two migrations; what was committed stands.")
         run.point("before_migration")
+        run.reporter.migration(step.name)
         self.ctx.progress("migration.started", message=f"applying {step.name}", migration=step.name)
 
     def _ended(self, step: PlannedMigration) -> None:

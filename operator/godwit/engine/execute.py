@@ -19,6 +19,7 @@ from godwit.engine.errors import StepFailed, fail, from_postgres
 from godwit.engine.guard import Guard
 from godwit.engine.model import ParsedScript, Statement
 from godwit.engine.patience import Patience
+from godwit.engine.reporter import Reporter
 from godwit.engine.session import Session
 from godwit.engine.watch import HoldWatch
 
@@ -46,6 +47,7 @@ class Run:
     watch: HoldWatch
     lock_key: int
     """Of the migration lock, which the session holds."""
+    reporter: Reporter
 
     def point(self, boundary: str) -> None:
         """A boundary of an effect: `<verb>.<boundary>`."""
@@ -57,9 +59,11 @@ def start_run(ctx: StepContext, session: Session, policy: Policy, verb: str) -> 
     """A run on *session*, which holds the migration lock."""
     watch = HoldWatch(ctx, session, policy.max_lock_hold_ms)
     key = ctx.format.advisory_key(session)
+    reporter = Reporter(ctx, session)
     try:
-        yield Run(ctx, session, policy, verb, Guard(session, key, ctx.format.TABLES), watch, key)
+        yield Run(ctx, session, policy, verb, Guard(session, key, ctx.format.TABLES), watch, key, reporter)
     finally:
+        reporter.close()
         watch.close()
 
 

@@ -118,6 +118,7 @@ class _Reverting:
         """Take back what is left. Raises StepFailed when it must not be, and at the first that fails."""
         self._choose()
         with start_run(self.ctx, self.session, self.verb.policy, self.verb.verb) as run:
+            run.reporter.plan([s.name for s in self.steps])
             if self.together:
                 self._batch(run)
                 return
@@ -137,6 +138,7 @@ class _Reverting:
     def _begin(self, run: Run, step: PlannedMigration) -> None:
         self.ctx.cancelled.check(standing=_UNCERTAIN)
         run.point("before_migration")
+        run.reporter.migration(step.name)
         self.ctx.progress("migration.started", message=f"down {step.name}", migration=step.name)
 
     def _ended(self, step: PlannedMigration) -> None:

@@ -134,6 +134,7 @@ def run_statements(
             continue
         step = _Step(run, planned, statement, progress)
         run.ctx.cancelled.check(standing=step.standing)
+        run.reporter.statement(statement.index + 1, len(planned.run.statements))
         try:
             if statement.transactional and planned.run.mode is not Mode.ALONE:
                 step.in_transaction()

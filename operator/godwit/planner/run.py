@@ -18,6 +18,7 @@ from godwit.contract.outcome import (
     StepOutcome,
     VerifyOutcome,
 )
+from godwit.contract.progress import EVERY_SECONDS, RunProgress
 from godwit.contract.reasons import Reason
 from godwit.contract.request import BackupType, Direction
 from godwit.planner import run_steps
@@ -44,6 +45,8 @@ class RunSeen:
     holder_exists: bool = True
     """Whether the object that `status.activeOperation` names still exists, with that uid."""
     namespace_terminating: bool = False
+    progress: RunProgress | None = None
+    """How far the running step says it is: told, and never decided by."""
 
 
 def decide(seen: RunSeen, now: datetime) -> Decision:
@@ -264,14 +267,8 @@ def _repeat(seen: RunSeen, progress: StepProgress, now: datetime) -> Decision:
     waiting = again(progress, now)
     assert waiting.failure is not None  # noqa: S101  only failures are repeated
     update: dict[str, object] = {"steps": _steps(seen, waiting)}
-    return _going(
-        seen,
-        Verdict.of(waiting.failure),
-        now,
-        update=update,
-        effects=waiting.effects,
-        again_in=waiting.again_in,
-    )
+    verdict, effects = Verdict.of(waiting.failure), waiting.effects
+    return _going(seen, verdict, now, update=update, effects=effects, again_in=waiting.again_in)
 
 
 def _under_way(seen: RunSeen, progress: StepProgress, reason: Reason, now: datetime) -> Decision:
@@ -284,7 +281,10 @@ def _under_way(seen: RunSeen, progress: StepProgress, reason: Reason, now: datet
         told = cause.model_copy(update={"standing": where})
         return _end(seen, "Failed", told, now, update=update, effects=progress.effects)
     verdict = Verdict.of(failure) if failure else Verdict.moving(reason)
-    return _going(seen, verdict, now, update=update, effects=progress.effects, again_in=progress.again_in)
+    again_in = EVERY_SECONDS if progress.running else progress.again_in
+    if progress.running:
+        update["progress"] = seen.progress or seen.run.status.progress
+    return _going(seen, verdict, now, update=update, effects=progress.effects, again_in=again_in)
 
 
 def _fall(seen: RunSeen, failure: Failure, facts: MigrationProgress | None) -> Fall:
@@ -389,6 +389,7 @@ def _going(
     told: dict[str, object] = {
         "started_at": seen.run.status.started_at or now,
         "total": seen.run.status.total or seen.run.spec.pending,
+        "progress": None,
         **(update or {}),
         "observed_generation": generation,
         "conditions": conditions(before, verdict, generation, now),

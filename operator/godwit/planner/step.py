@@ -44,6 +44,11 @@ class StepProgress:
     """Why it does not get on: it waits, will be tried again, or (a terminal reason) has been given up."""
     again_in: float | None = None
 
+    @property
+    def running(self) -> bool:
+        """Whether its container runs."""
+        return self.record.state == StepState.RUNNING
+
 
 def job_name(object_name: str, object_uid: str, step: str, attempt: int, key: str = "") -> str:
     """Name of a step's Job, at most 63 characters: the same for the same object, step, key and attempt."""

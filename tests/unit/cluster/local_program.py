@@ -40,6 +40,7 @@ if do == "document":
     print(json.dumps({"event": "document", "document": {"n": 1}}))
     print("not JSON")
     print(json.dumps({"event": "document", "document": {"n": 2}}))
+    print(json.dumps({"event": "progress", "progress": {"number": 3, "at": "2026-01-01T00:00:00Z"}}))
     print(json.dumps({"event": "last"}), flush=True)
 pathlib.Path(env["GODWIT_STORE_DIR"], "left-by-the-step").touch()
 now = datetime.datetime.now(datetime.UTC).isoformat()

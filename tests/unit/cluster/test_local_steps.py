@@ -95,17 +95,22 @@ async def test_what_a_step_leaves_running_ends_with_it():
         await eventually(ended)
 
 
-async def test_the_last_document_of_the_log_is_read_until_the_step_is_deleted():
+async def test_the_last_document_and_progress_of_the_log_are_read_until_the_step_is_deleted():
     async with cluster_that("document") as cluster:
         spec = step(cluster)
         assert await cluster.read_document("default", spec.job) is None
+        assert await cluster.read_progress("default", spec.job) is None
         await cluster.start_step(spec)
         await until(cluster, spec, StepState.FINISHED)
         found = await cluster.read_document("default", spec.job)
         assert found is not None
         assert json.loads(found)["document"] == {"n": 2}
+        progress = await cluster.read_progress("default", spec.job)
+        assert progress is not None
+        assert progress.number == 3
         await cluster.delete_step("default", spec.job)
         assert await cluster.read_document("default", spec.job) is None
+        assert await cluster.read_progress("default", spec.job) is None
 
 
 async def test_a_deleted_step_is_gone_at_once_its_process_soon_and_nothing_of_it_stays():

@@ -4,6 +4,7 @@ import pytest
 
 from godwit.api.common import CANCEL
 from godwit.contract.outcome import ApplyOutcome
+from godwit.contract.progress import RunProgress
 from godwit.contract.reasons import Reason
 from godwit.planner.decision import Create, DeleteStep, Hold, SetFinalizer, StartStep, StepSeen, StepState
 from godwit.planner.run import decide
@@ -57,7 +58,16 @@ def test_what_is_being_deleted_takes_no_finalizer_and_is_not_waited_for():
     base = database(status=MINE, deletion_timestamp=NOW, finalizers=("foregroundDeletion",))
     own = run(status=RUNNING, deletion_timestamp=NOW, finalizers=("foregroundDeletion",))
     decision = decide(seen(own, database=base, steps={"apply": StepSeen(StepState.RUNNING)}), NOW)
-    assert (stand(decision)[1], decision.again_in) == ("Applying", 60.0)
+    assert (stand(decision)[1], decision.again_in) == ("Applying", 5.0)
+
+
+def test_how_far_a_running_step_is_stands_in_the_status_until_it_ends():
+    told = RunProgress(migration="2_b", number=2, total=2, phase="building index", percent=40, at=NOW)
+    running = StepSeen(StepState.RUNNING)
+    first = after(running, progress=told)
+    assert (first.status.progress, first.again_in) == (told, 5.0)
+    assert after(running, status={"progress": told}).status.progress == told
+    assert after(GONE, status={"progress": told}).status.progress is None
 
 
 def test_then_a_backup_is_ordered_whose_name_no_older_run_has_used():
