@@ -21,15 +21,33 @@ _ROWS = re.compile(r"^(COPY .* FROM stdin;\n)(.*?)^\\\.$", re.MULTILINE | re.DOT
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what lies below tests/cluster, and give it the time that a real Kubernetes needs."""
+    """Mark what lies below tests/cluster, and give it the time that a real Kubernetes needs.
+
+    Of the scenarios on the local cluster the first deploys stay with the fast tests; all the others together
+    take minutes.
+    """
     for item in items:
         # The conformance suite and the scenarios run on the local cluster too, and need nothing there.
         params = item.callspec.params if hasattr(item, "callspec") else {}
         local = "local" in (params.get("bed"), params.get("stage"))
-        if (TESTS / "cluster") in item.path.parents and not local:
+        if (TESTS / "cluster") not in item.path.parents:
+            continue
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(600))
+        if not local:
             item.add_marker(pytest.mark.cluster)
-            if item.get_closest_marker("timeout") is None:
-                item.add_marker(pytest.mark.timeout(300))
+        elif "stage" in params and item.path.stem != "test_scenario_deploy":
+            item.add_marker(pytest.mark.slow)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show how a test failed that was run again and then passed: somebody has to look for the cause."""
+    for report in terminalreporter.stats.get("rerun", ()):
+        terminalreporter.section(f"run again: {report.nodeid}", sep="_")
+        terminalreporter.line(report.longreprtext)
+        for title, text in report.sections:
+            terminalreporter.section(title, sep="-")
+            terminalreporter.line(text)
 
 
 @pytest.fixture(scope="session")

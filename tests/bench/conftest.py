@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 # `tests/cluster` is on the path: these are its conftest's.
-from conftest import node, server_on_node
+from conftest import node, server_on_node, together
 
-__all__ = ["node", "server_on_node"]
+__all__ = ["node", "server_on_node", "together"]
 
 Row = Sequence[object]
 Show = Callable[[str, Sequence[Row]], None]

@@ -5,21 +5,24 @@ cluster of the kubeconfig that GODWIT_TEST_KUBECONFIG names, which must have the
 A person's current context is never used. Whatever is missing is an error that says so, not a skipped test.
 """
 
+import fcntl
 import os
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from conformance.bed import Bed
 from conformance.kubernetes import CHART, Node, kubernetes_bed
 from conformance.local import local_bed
-from scenarios.kubernetes import KubernetesStage
+from scenarios.kubernetes import KubernetesStage, shared_stage
 from scenarios.kubernetes import kubernetes_stage as open_kubernetes_stage
 from scenarios.kubernetes_server import ServerPod, server_pod
 from scenarios.local import LocalStage
 from scenarios.local import local_stage as open_local_stage
+from scenarios.operator import SharedOperator
 from scenarios.stage import Play, Stage, Store
 
 from godwit.api.kinds import KINDS
@@ -32,27 +35,77 @@ IMAGE = "localhost/godwit:test"
 
 
 @pytest.fixture(scope="session")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    """The real cluster, our image on it, and the CRDs, installed by helm."""
-    work = tmp_path_factory.mktemp("cluster")
-    image = os.environ.get(IMAGE_VAR, IMAGE)
-    if given := os.environ.get(KUBECONFIG_VAR):
-        assert Path(given).is_file(), f"{KUBECONFIG_VAR} names {given}, which is not a file"
-        yield _ready(Node(Path(given).resolve(), _program("kubectl"), _program("helm"), image, work))
-        return
-    was_up = _cluster("status", check=False).returncode == 0
-    _cluster("image")
-    kubeconfig = Path(_cluster("up").stdout.strip())
-    programs = kubeconfig.parent / "bin"
-    try:
-        yield _ready(Node(kubeconfig, str(programs / "kubectl"), str(programs / "helm"), image, work))
-    finally:
-        if not was_up:
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the test processes of one session share (pytest-xdist gives each a folder in it)."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@contextmanager
+def held(file: Path, how: int) -> Iterator[Path]:
+    """A lock file, held as flock(2) says; the kernel lets go of it when the process dies."""
+    with file.open("a+") as handle:
+        fcntl.flock(handle, how)
+        yield file
+
+
+@pytest.fixture(scope="session")
+def node(together: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """The real cluster, our image on it, and the CRDs, installed by helm.
+
+    The first test process that needs it starts it, the last one that is done stops it, unless it was up.
+    """
+    given = os.environ.get(KUBECONFIG_VAR)
+    was_up = together / "cluster-was-up"
+    with one_more(together / "cluster-users") as first:
+        if first and not given and _cluster("status", check=False).returncode == 0:
+            was_up.touch()
+        try:
+            found = _named(given) if given else _own()
+            made = Node(*found, os.environ.get(IMAGE_VAR, IMAGE), tmp_path_factory.mktemp("cluster"))
+            if first:
+                _install_crds(made)
+        except BaseException:
+            if first and not given and not was_up.exists():
+                _cluster("down", check=False)
+            raise
+    yield made
+    with one_less(together / "cluster-users") as last:
+        if last and not given and not was_up.exists():
             _cluster("down")
 
 
-def _ready(node: Node) -> Node:
-    """With the CRDs, as they are now, by a release of the chart that watches only its own namespace."""
+@contextmanager
+def one_more(users: Path) -> Iterator[bool]:
+    """Whether this is the first user; the others wait until it is done. Not counted where that fails."""
+    with held(users, fcntl.LOCK_EX):
+        before = users.read_text()
+        yield not before
+        users.write_text(f"{before}.")
+
+
+@contextmanager
+def one_less(users: Path) -> Iterator[bool]:
+    """Whether this was the last user."""
+    with held(users, fcntl.LOCK_EX):
+        users.write_text(users.read_text()[1:])
+        yield not users.stat().st_size
+
+
+def _named(given: str) -> tuple[Path, str, str]:
+    assert Path(given).is_file(), f"{KUBECONFIG_VAR} names {given}, which is not a file"
+    return Path(given).resolve(), _program("kubectl"), _program("helm")
+
+
+def _own() -> tuple[Path, str, str]:
+    _cluster("image")
+    kubeconfig = Path(_cluster("up").stdout.strip())
+    programs = kubeconfig.parent / "bin"
+    return kubeconfig, str(programs / "kubectl"), str(programs / "helm")
+
+
+def _install_crds(node: Node) -> None:
+    """As they are now, by a release of the chart that watches only its own namespace."""
     node.kubectl("version")
     node.helm(
         "upgrade", "--install", "crds", str(CHART), "--namespace=godwit-crds", "--create-namespace",
@@ -63,7 +116,6 @@ def _ready(node: Node) -> Node:
     node.kubectl("wait", "--for=condition=Established", *ours, "--timeout=60s")
     # Established is not yet served; kubectl asks again as long as the server tells it to.
     node.kubectl("get", ",".join(kind.PLURAL for kind in KINDS.values()), "--all-namespaces")
-    return node
 
 
 def _program(name: str) -> str:
@@ -134,6 +186,25 @@ def server_on_node(node: Node) -> Iterator[ServerPod]:
         yield server
 
 
+@pytest.fixture(autouse=True)
+def in_company(request: pytest.FixtureRequest) -> Iterator[None]:
+    """On the real cluster tests run side by side, but for those marked `alone`."""
+    if request.node.get_closest_marker("cluster") is None:
+        yield
+        return
+    how = fcntl.LOCK_EX if request.node.get_closest_marker("alone") else fcntl.LOCK_SH
+    with held(request.getfixturevalue("together") / "company", how):
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared_operator(node: Node) -> Iterator[SharedOperator]:
+    """The operator of those scenarios that need none for themselves."""
+    shared = SharedOperator(node)
+    yield shared
+    shared.end()
+
+
 @pytest.fixture
 async def kubernetes_stage(
     node: Node,
@@ -143,9 +214,12 @@ async def kubernetes_stage(
     request: pytest.FixtureRequest,
 ) -> AsyncIterator[KubernetesStage]:
     """The operator on the real cluster, and a fresh database of the server in its pod."""
-    cluster_wide = request.node.get_closest_marker("cluster_wide") is not None
     store = database_on(server_on_node)
-    async with open_kubernetes_stage(
-        node, server_on_node, store, tmp_path, cluster_wide=cluster_wide
-    ) as made:
+    wide = request.node.get_closest_marker("cluster_wide") is not None
+    if wide or request.node.get_closest_marker("own_operator"):
+        opened = open_kubernetes_stage(node, server_on_node, store, tmp_path, cluster_wide=wide)
+    else:
+        shared = request.getfixturevalue("shared_operator")
+        opened = shared_stage(node, shared, server_on_node, store, tmp_path)
+    async with opened as made:
         yield made

@@ -10,11 +10,7 @@ MORE = {**FILES, TWO: ("CREATE TABLE b (id int PRIMARY KEY);", "DROP TABLE b;")}
 
 
 async def test_deleting_the_migration_keeps_data_and_backups(stage: Stage, play: Play) -> None:
-    await play.source("files", FILES)
-    await play.database()
-    await play.migration()
-    await play.up_to_date()
-    await play.settled()
+    await play.deployed(FILES)
     before, files = stage.store.dump(), await stage.backup_files()
 
     await stage.delete("DatabaseMigration", "shop")
@@ -27,11 +23,7 @@ async def test_deleting_the_migration_keeps_data_and_backups(stage: Stage, play:
 
 
 async def test_deleting_the_migration_during_its_run_lets_the_run_finish(stage: Stage, play: Play) -> None:
-    await play.source("files", FILES)
-    await play.database()
-    await play.migration()
-    await play.up_to_date()
-    await play.settled()
+    await play.deployed(FILES)
     async with play.locked("a"):
         waits = ("LOCK TABLE a;\nCREATE TABLE b (id int);", "DROP TABLE b;")
         await play.source("files", {**FILES, TWO: waits})
@@ -48,11 +40,7 @@ async def test_deleting_the_migration_during_its_run_lets_the_run_finish(stage: 
 async def test_a_backup_under_delete_takes_its_file_along_and_under_retain_it_does_not(
     stage: Stage, play: Play
 ) -> None:
-    await play.source("files", FILES)
-    await play.database()
-    await play.migration()
-    await play.up_to_date()
-    await play.settled()
+    await play.deployed(FILES)
     kept = await stage.backup_files()
     (made,) = await stage.all("DatabaseBackup")
     ours = play._manifest(
@@ -70,29 +58,22 @@ async def test_a_backup_under_delete_takes_its_file_along_and_under_retain_it_do
 
 
 @pytest.mark.cluster_wide  # the rights of a Role end with its namespace
+@pytest.mark.alone  # that operator would act in the others' namespaces
 async def test_deleting_the_namespace_hangs_nowhere(stage: Stage, play: Play) -> None:
-    await play.source("files", FILES)
-    await play.database()
-    await play.migration()
-    await play.up_to_date()
-    await play.settled()
+    await play.deployed(FILES)
     async with play.locked("a"):
         await play.source("files", MORE)
         await play.backup_running("shop-2")
         await stage.delete("Namespace", stage.namespace)
-        await eventually(lambda: stage.all("DatabaseMigration"), lambda found: not found, 90)
-        await eventually(lambda: stage.all("PostgresDatabase"), lambda found: not found, 90)
+        await eventually(lambda: stage.all("DatabaseMigration"), lambda found: not found)
+        await eventually(lambda: stage.all("PostgresDatabase"), lambda found: not found)
 
     assert stage.store.psql("SELECT to_regclass('a') IS NOT NULL").strip() == "t"
 
 
 async def test_the_same_objects_made_again_are_ready_without_a_new_run(stage: Stage, play: Play) -> None:
     """As after an uninstall, or in a new cluster on the same database."""
-    await play.source("files", FILES)
-    await play.database()
-    await play.migration()
-    await play.up_to_date()
-    await play.settled()
+    await play.deployed(FILES)
     before = stage.store.dump()
     await stage.crash_operator()
     await stage.start_operator()

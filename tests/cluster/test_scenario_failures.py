@@ -152,7 +152,7 @@ async def test_a_half_done_file_with_consent_is_restored(stage: Stage, play: Pla
     before = stage.store.dump()
 
     await play.source("files", {ONE: PEOPLE, TWO: HALF_DONE})
-    await play.stalled("PartiallyApplied", seconds=90)
+    await play.stalled("PartiallyApplied")
 
     run = await stage.get("MigrationRun", "shop-2")
     assert run is not None

@@ -32,7 +32,7 @@ async def test_a_wrong_password_waits_until_the_secret_is_corrected(
     assert "wrong-password" not in str(found["status"])
 
     await stage.secret("shop", uri=stage.store.uri)
-    await play.up_to_date(seconds=90)
+    await play.up_to_date()
     assert play.applied() == [ONE]
 
 
@@ -44,7 +44,7 @@ async def test_a_missing_secret_waits_until_it_is_created(stage: Stage, play: Pl
     assert stage.store.dump() == untouched
 
     await stage.secret("shop", uri=stage.store.uri)
-    await play.up_to_date(seconds=90)
+    await play.up_to_date()
 
 
 async def test_an_unreachable_database_waits_until_it_is_back(
@@ -57,7 +57,7 @@ async def test_an_unreachable_database_waits_until_it_is_back(
         await play.waiting("DatabaseUnreachable")
     finally:
         await stage.start_server()
-    await play.up_to_date(seconds=120)
+    await play.up_to_date()
 
 
 async def test_a_quota_that_refuses_pods_waits_until_there_is_room(
@@ -70,7 +70,7 @@ async def test_a_quota_that_refuses_pods_waits_until_there_is_room(
     await play.waiting("PodRefused", says="quota")
 
     await stage.allow_pods()
-    await play.up_to_date(seconds=120)
+    await play.up_to_date()
 
 
 async def test_a_missing_config_map_waits_until_it_is_created(stage: Stage, play: Play) -> None:
@@ -195,11 +195,7 @@ async def test_a_source_edited_between_plan_and_apply_runs_as_planned(stage: Sta
 async def test_a_secret_that_leads_elsewhere_between_plan_and_apply_is_refused(
     stage: Stage, play: Play
 ) -> None:
-    await play.source("files", FILES)
-    await play.database()
-    await play.migration()
-    await play.up_to_date()
-    await play.settled()
+    await play.deployed(FILES)
     await eventually(lambda: stage.get("PostgresDatabase", "shop"), lambda m: "identity" in m["status"])
 
     head, _, _ = stage.store.uri.rpartition("/")
@@ -233,7 +229,7 @@ async def test_five_thousand_migrations_are_planned(stage: Stage, play: Play) ->
     await play.database()
     await play.migration(source={"image": {"reference": reference}}, suspend=True)
 
-    found = await play.until("DatabaseMigration", "shop", "Suspended", ready="False", seconds=120)
+    found = await play.until("DatabaseMigration", "shop", "Suspended", ready="False")
 
     assert found["status"]["pending"] == 5000
 

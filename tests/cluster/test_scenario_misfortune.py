@@ -48,24 +48,20 @@ BLOWS = [kill_operator, kill_pod, delete_job, delete_job_while_away]
 @pytest.fixture
 async def begun(play: Play) -> None:
     """A database with the tables that the blows are timed by."""
-    await play.source("files", {ZERO: GATE})
-    await play.database()
-    await play.migration()
-    await play.up_to_date()
-    await play.settled()
+    await play.deployed({ZERO: GATE})
 
 
 async def first_applied(play: Play) -> str:
     """Bring the new migrations, wait until the first is applied (the second waits); the Job's name."""
     await play.source("files", {ZERO: GATE, **FILES})
-    await eventually(play.histories, lambda names: ONE in names, 90, "the first is not applied")
+    await eventually(play.histories, lambda names: ONE in names, what="the first is not applied")
     return await play.step_running("shop-2", "apply")
 
 
 async def ended_well(play: Play) -> None:
     """All applied, each exactly once, nothing left over."""
-    await eventually(play.histories, lambda names: THREE in names, 150, "not all is applied")
-    await play.up_to_date(seconds=150)
+    await eventually(play.histories, lambda names: THREE in names, what="not all is applied")
+    await play.up_to_date()
     await play.settled()
     assert play.applied() == [ZERO, ONE, TWO, THREE]
     assert play.stage.store.psql("SELECT what FROM log ORDER BY at").split() == ["one", "two", "three"]
@@ -146,9 +142,9 @@ async def test_during_verify(stage: Stage, play: Play, begun: None, blow: Blow) 
         await other.execute("SELECT pg_advisory_xact_lock(42)")
         await play.migration(verify={"checks": [check]})
         await play.source("files", {ZERO: GATE, ONE: FILES[ONE], THREE: FILES[THREE]})
-        await eventually(play.histories, lambda names: THREE in names, 90, "not all is applied")
+        await eventually(play.histories, lambda names: THREE in names, what="not all is applied")
         await blow(stage, await play.step_running("shop-2", "apply"))
-    await play.up_to_date(seconds=150)
+    await play.up_to_date()
     await play.settled()
     assert play.applied() == [ZERO, ONE, THREE]
     assert stage.store.psql("SELECT what FROM log ORDER BY at").split() == ["one", "three"]
@@ -162,10 +158,10 @@ async def test_during_restore(stage: Stage, play: Play, begun: None, blow: Blow)
     before = stage.store.dump()
     half = "-- godwit: no-transaction\nINSERT INTO log (what) VALUES ('half');\nVACUUM log;\nSELECT 1 / 0;"
     await play.source("files", {ZERO: GATE, ONE: half})
-    restore = await eventually(lambda: stage.all("DatabaseRestore"), lambda found: found, 90, "no restore")
+    restore = await eventually(lambda: stage.all("DatabaseRestore"), lambda found: found, what="no restore")
     await blow(stage, await play.step_running(restore[0]["metadata"]["name"], "restore"))
 
-    await play.stalled("PartiallyApplied", seconds=150)
+    await play.stalled("PartiallyApplied")
     await play.settled()
     run = await stage.get("MigrationRun", "shop-2")
     assert run is not None
@@ -180,7 +176,7 @@ async def test_an_attempt_that_wakes_up_after_its_run_has_ended_changes_nothing(
     needs = {ONE: ("INSERT INTO log (what) VALUES ('one');\nINSERT INTO later VALUES (1);", "SELECT 1;")}
     await play.source("files", {ZERO: GATE, **needs})
     wake = await stage.lose_next_apply()
-    await play.stalled("MigrationFailed", says="later", seconds=120)
+    await play.stalled("MigrationFailed", says="later")
     await play.settled()
     stage.store.psql("CREATE TABLE later (id int)")
     before = stage.store.dump()

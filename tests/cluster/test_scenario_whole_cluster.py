@@ -2,11 +2,14 @@
 
 import asyncio
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from conformance.kubernetes import CHART, Node
-from scenarios.kubernetes import KubernetesStage, processes
+from scenarios.kubernetes import KubernetesStage
+from scenarios.operator import processes
 from scenarios.stage import Play, eventually
 
 from godwit.api.kinds import KINDS
@@ -63,6 +66,7 @@ def status_of(pid: int) -> dict[str, str]:
     return {words[0].removesuffix(":"): words[1] for words in lines if len(words) > 1}
 
 
+@pytest.mark.own_operator
 async def test_uninstalled_and_installed_again_it_goes_on_where_it_was(
     stage: KubernetesStage, play: Play
 ) -> None:
@@ -89,18 +93,14 @@ async def test_uninstalled_and_installed_again_it_goes_on_where_it_was(
     assert stage.store.dump() == before
 
 
-async def test_deleting_the_crds_hangs_nowhere_and_touches_no_data(
-    stage: KubernetesStage, play: Play, node: Node
-) -> None:
-    """The operator is at work all the while, and goes on when they are there again."""
-    await play.source("files", FILES)
-    await play.database()
-    await play.migration()
-    await play.up_to_date()
-    await play.settled()
-    before, files = stage.store.dump(), await stage.backup_files()
+@asynccontextmanager
+async def without_crds(node: Node) -> AsyncIterator[None]:
+    """The CRDs deleted with all objects, once the body is through; and then installed again."""
+    await asyncio.to_thread(node.kubectl, "delete", "crd", *CRDS, "--wait=false")
     try:
-        await asyncio.to_thread(node.kubectl, "delete", "crd", *CRDS, "--timeout=60s")
+        yield
+        gone = [f"crd/{name}" for name in CRDS]
+        await asyncio.to_thread(node.kubectl, "wait", "--for=delete", *gone, "--timeout=90s")
     finally:
         words = ["upgrade", "--install", "crds", str(CHART), "--namespace=godwit-crds", node.image_values]
         await asyncio.to_thread(node.helm, *words)
@@ -108,11 +108,50 @@ async def test_deleting_the_crds_hangs_nowhere_and_touches_no_data(
             node.kubectl, "wait", "--for=condition=Established", "--timeout=60s",
             *(f"crd/{name}" for name in CRDS),
         )  # fmt: skip
+
+
+@pytest.mark.alone
+async def test_deleting_the_crds_hangs_nowhere_and_touches_no_data(
+    stage: KubernetesStage, play: Play, node: Node
+) -> None:
+    """The operator is at work all the while, and goes on when they are there again."""
+    await play.deployed(FILES)
+    before, files = stage.store.dump(), await stage.backup_files()
+
+    async with without_crds(node):
+        pass
     assert stage.store.dump() == before
     assert await stage.backup_files() == files
 
     await play.database()
     await play.migration()
-    await play.up_to_date(seconds=120)
+    await play.up_to_date()
     assert await play.runs() == []
     assert stage.store.dump() == before
+
+
+@pytest.mark.alone
+async def test_deleting_the_crds_during_a_run_leaves_nothing_half_done(
+    stage: KubernetesStage, play: Play, node: Node
+) -> None:
+    """The run holds its objects until it has ended; then they go, and their kinds with them."""
+    await play.deployed(FILES)
+    async with play.locked("a", "ROW EXCLUSIVE") as other:
+        await play.source("files", MORE)
+        await play.step_running("shop-2", "apply")
+        files = await stage.backup_files()
+        async with without_crds(node):
+            await eventually(
+                lambda: stage.get("MigrationRun", "shop-2"),
+                lambda run: run and run["metadata"].get("deletionTimestamp"),
+            )
+            await other.rollback()
+    await eventually(stage.jobs, lambda names: not names, what="Jobs are left")
+    made = stage.store.psql("SELECT to_regclass('b') IS NOT NULL").strip() == "t"
+    assert play.applied() == ([ONE, TWO] if made else [ONE])
+    assert await stage.backup_files() == files
+
+    await play.database()
+    await play.migration()
+    await play.up_to_date()
+    assert play.applied() == [ONE, TWO]

@@ -131,13 +131,25 @@ async def remove_namespace(rest: Rest, name: str) -> None:
     """Begin to delete a namespace, with whatever finalizers a failed test left in it."""
     with contextlib.suppress(AnswerError):  # gone already
         await rest.call("DELETE", path_of("Namespace", "", name))
+    await _let_go(rest, name)
+
+
+async def empty_namespace(rest: Rest, name: str) -> None:
+    """Delete every object of ours in a namespace; what they own goes with them."""
     for kind in KINDS:
-        for item in (await rest.call("GET", path_of(kind, name)))["items"]:
+        with contextlib.suppress(AnswerError):  # the kind itself is gone
+            await rest.call("DELETE", path_of(kind, name))
+    await _let_go(rest, name)
+
+
+async def _let_go(rest: Rest, namespace: str) -> None:
+    for kind in KINDS:
+        for item in (await rest.call("GET", path_of(kind, namespace)))["items"]:
             if item["metadata"].get("finalizers"):
                 with contextlib.suppress(AnswerError):  # gone by now
                     await rest.call(
                         "PATCH",
-                        path_of(kind, name, item["metadata"]["name"]),
+                        path_of(kind, namespace, item["metadata"]["name"]),
                         {"metadata": {"finalizers": None}},
                         content_type="application/merge-patch+json",
                     )

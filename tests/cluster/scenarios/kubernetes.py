@@ -1,7 +1,4 @@
-"""The stage on the real cluster: the operator from its image, installed by helm with the chart's own rights.
-
-Each test has an operator of its own, in a namespace beside the one it looks after.
-"""
+"""The stage on the real cluster: a namespace of its own, and an operator that looks after it."""
 
 import asyncio
 import os
@@ -9,13 +6,18 @@ import shutil
 import signal
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from conformance.kubernetes import CHART, Node, create, fresh_name, namespace_manifest, remove_namespace
+from conformance.kubernetes import (
+    Node,
+    create,
+    empty_namespace,
+    fresh_name,
+    namespace_manifest,
+    remove_namespace,
+)
 
 from godwit.cluster.jobs import STORE_GROUP
 from godwit.cluster.observation import HARMLESS
@@ -23,117 +25,10 @@ from godwit.cluster.port import Manifest, RefusedError
 from godwit.cluster.rest import APPLY_PATCH, AnswerError, Rest, path_of
 from godwit.contract.outcome import StepOutcome
 from scenarios.kubernetes_server import ServerPod
+from scenarios.operator import MERGE_PATCH, Operator, SharedOperator, processes
 from scenarios.stage import Files, Store, eventually, write_folder
 
 NODE_PROGRAM = Path(__file__).parents[1] / "node" / "cluster"
-RELEASE = "godwit"
-MERGE_PATCH = "application/merge-patch+json"
-_NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-
-class Operator:
-    """The chart's Deployment in a namespace of its own, and what can befall it."""
-
-    def __init__(self, node: Node, rest: Rest, namespace: str) -> None:
-        self.namespace = namespace
-        self._node = node
-        self._rest = rest
-        self._deployment = f"/apis/apps/v1/namespaces/{namespace}/deployments/{RELEASE}"
-
-    async def install(self, watched: str, *, cluster_wide: bool = False) -> None:
-        """`helm install`, looking after one namespace, or after all."""
-        whom = "clusterWide=true" if cluster_wide else f"watchNamespaces={{{watched}}}"
-        await asyncio.to_thread(
-            self._node.helm,
-            "install", RELEASE, str(CHART), f"--namespace={self.namespace}", "--set=crds.install=false",
-            f"--set={whom}", self._node.image_values,
-        )  # fmt: skip
-
-    async def uninstall(self) -> None:
-        """`helm uninstall`: also what belongs to no namespace."""
-        await asyncio.to_thread(
-            self._node.helm, "uninstall", RELEASE, f"--namespace={self.namespace}", "--wait"
-        )
-
-    async def working(self) -> None:
-        """Until the operator says that it watches."""
-        await eventually(self._answers, bool, 60, "the operator is not ready")
-
-    async def crash(self) -> None:
-        """SIGKILL, and no other pod takes its place.
-
-        The kill comes first: nobody has told the process anything when it dies.
-        """
-        pods = await self._pods()
-        for pod in pods:
-            for pid in processes(pod["metadata"]["uid"]):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        await self._scale(0)
-        for pod in pods:
-            with suppress(AnswerError):
-                path = path_of("Pod", self.namespace, pod["metadata"]["name"])
-                await self._rest.call("DELETE", path, {"gracePeriodSeconds": 0})
-        for pod in pods:
-            await eventually(
-                lambda uid=pod["metadata"]["uid"]: asyncio.to_thread(processes, uid),
-                lambda left: not left,
-                30,
-                "the operator's process is still there",
-            )
-
-    async def start(self) -> None:
-        """One replica again, at work.
-
-        The Lease of the dead one is deleted, as a person does who knows that its holder is dead; that it
-        runs out by itself is tested with the Lease.
-        """
-        with suppress(AnswerError):
-            await self._rest.call("DELETE", path_of("Lease", self.namespace, RELEASE))
-        await self._scale(1)
-        await self.working()
-
-    async def told(self) -> str:
-        """The end of the operator's log."""
-        logs = []
-        for pod in await self._pods():
-            path = path_of("Pod", self.namespace, pod["metadata"]["name"], "log")
-            with suppress(AnswerError):
-                logs.append(await self._rest.text(path, {"tailLines": "60"}))
-        return "".join(logs)
-
-    async def _scale(self, replicas: int) -> None:
-        patch = {"spec": {"replicas": replicas}}
-        await self._rest.call("PATCH", self._deployment, patch, content_type=MERGE_PATCH)
-
-    async def _pods(self) -> list[Manifest]:
-        found = await self._rest.call("GET", path_of("Pod", self.namespace))
-        pods: list[Manifest] = found["items"]
-        return pods
-
-    async def _answers(self) -> bool:
-        addresses = [pod["status"].get("podIP") for pod in await self._pods()]
-        return any([address and await asyncio.to_thread(_ready, address) for address in addresses])
-
-
-def _ready(address: str) -> bool:
-    try:
-        with _NO_PROXY.open(f"http://{address}:8080/readyz", timeout=2) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-def processes(pod_uid: str) -> list[int]:
-    """Our processes of a pod on this machine, by its control group: not its sandbox's."""
-    found = []
-    for place in Path("/proc").iterdir():
-        if place.name.isdecimal():
-            with suppress(OSError):
-                ours = pod_uid in (place / "cgroup").read_text()
-                if ours and b"godwit" in (place / "cmdline").read_bytes():
-                    found.append(int(place.name))
-    return found
 
 
 class KubernetesStage:
@@ -180,12 +75,7 @@ class KubernetesStage:
                 return
 
     async def get(self, kind: str, name: str) -> Manifest | None:
-        try:
-            return await self._rest.call("GET", path_of(kind, self.namespace, name))
-        except AnswerError as error:
-            if error.status == 404:
-                return None
-            raise
+        return await self._found(path_of(kind, self.namespace, name))
 
     async def all(self, kind: str) -> list[Manifest]:
         found = await self._rest.call("GET", path_of(kind, self.namespace))
@@ -320,7 +210,28 @@ class KubernetesStage:
             if event["type"] == "Warning" and event["reason"] not in HARMLESS:
                 print(event["involvedObject"]["name"], event["reason"], event["message"])
 
-    async def make_volume(self) -> None:
+    async def furnish(self) -> None:
+        """What a namespace has before anybody uses it: the account that pods run as, and a bound claim.
+
+        The cluster makes both a moment later; pods that come first are refused or wait, with a warning.
+        """
+        await self._make_volume()
+        account = f"{self._core}/serviceaccounts/default"
+        await eventually(lambda: self._found(account), bool, what="no service account")
+        claim = f"{self._core}/persistentvolumeclaims/backups"
+        await eventually(
+            lambda: self._found(claim), lambda c: c and c["status"]["phase"] == "Bound", what="no bound claim"
+        )
+
+    async def _found(self, path: str) -> Manifest | None:
+        try:
+            return await self._rest.call("GET", path)
+        except AnswerError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def _make_volume(self) -> None:
         """A claim `backups` on an empty folder that is writable by the steps' group alone."""
         self.volume.mkdir()
         os.chown(self.volume, 0, STORE_GROUP)
@@ -352,8 +263,9 @@ class KubernetesStage:
             {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": claim, "spec": spec},
         )
 
-    async def remove_volume(self) -> None:
-        """Nothing of the volume is left in the cluster."""
+    async def clear(self) -> None:
+        """Nothing of the scenario is left in the namespace, and nothing of the volume in the cluster."""
+        await empty_namespace(self._rest, self.namespace)
         with suppress(AnswerError):
             await self._rest.call("DELETE", f"/api/v1/persistentvolumes/backups-{self.namespace}")
         shutil.rmtree(self.volume, ignore_errors=True)
@@ -363,25 +275,60 @@ class KubernetesStage:
 async def kubernetes_stage(
     node: Node, server: ServerPod, store: Store, folder: Path, *, cluster_wide: bool = False
 ) -> AsyncIterator[KubernetesStage]:
-    """A stage with the operator at work and an empty volume `backups`."""
+    """A stage with an operator of its own at work and an empty volume `backups`."""
     namespace, beside = fresh_name("scenario"), fresh_name("operator")
-    rest = await Rest.connect(str(node.kubeconfig))
-    operator = Operator(node, rest, beside)
-    stage = KubernetesStage(rest, namespace, operator, server, store, folder)
-    try:
-        for name in (namespace, beside):
-            await create(rest, namespace_manifest(name))
-        await stage.make_volume()
-        await operator.install(namespace, cluster_wide=cluster_wide)
+    async with _login(node) as rest:
+        operator = Operator(node, rest, beside)
         try:
-            await operator.working()
+            for name in (namespace, beside):
+                await create(rest, namespace_manifest(name))
+            await operator.install(*([] if cluster_wide else [namespace]))
+            try:
+                await operator.working()
+                async with _opened(
+                    KubernetesStage(rest, namespace, operator, server, store, folder)
+                ) as stage:
+                    yield stage
+            finally:
+                if cluster_wide:
+                    await operator.uninstall()
+        finally:
+            for name in (beside, namespace):
+                await remove_namespace(rest, name)
+
+
+@asynccontextmanager
+async def shared_stage(
+    node: Node, shared: SharedOperator, server: ServerPod, store: Store, folder: Path
+) -> AsyncIterator[KubernetesStage]:
+    """A stage with the shared operator at work and an empty volume `backups`."""
+    async with _login(node) as rest:
+        operator, namespace = await shared.take(rest)
+        try:
+            async with _opened(KubernetesStage(rest, namespace, operator, server, store, folder)) as stage:
+                yield stage
+        finally:
+            if operator.is_down:
+                await shared.discard(rest)
+
+
+@asynccontextmanager
+async def _login(node: Node) -> AsyncIterator[Rest]:
+    rest = await Rest.connect(str(node.kubeconfig))
+    try:
+        yield rest
+    finally:
+        await rest.close()
+
+
+@asynccontextmanager
+async def _opened(stage: KubernetesStage) -> AsyncIterator[KubernetesStage]:
+    """Furnished; afterwards nothing of it is left."""
+    try:
+        await stage.furnish()
+        try:
             yield stage
         finally:
             await stage.tell()
-            if cluster_wide:
-                await operator.uninstall()
     finally:
-        for name in (beside, namespace):
-            await remove_namespace(rest, name)
-        await stage.remove_volume()
-        await rest.close()
+        await stage.clear()

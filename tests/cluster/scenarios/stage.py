@@ -20,6 +20,8 @@ T = TypeVar("T")
 ROOT = Path(__file__).parents[3]
 SAMPLE = ROOT / "migrations"
 LOCK = 'provider = "postgresql"\n'
+DEADLINE = 150
+"""Seconds within which whatever is waited for has happened, also on a machine that has much else to do."""
 Files = Mapping[str, str | tuple[str, str]]
 """Migration name -> its SQL, or (SQL, down SQL)."""
 
@@ -133,7 +135,7 @@ class Stage(Protocol):
 
 
 async def eventually(
-    probe: Callable[[], Awaitable[T]], wanted: Callable[[T], Any], seconds: float = 60, what: str = ""
+    probe: Callable[[], Awaitable[T]], wanted: Callable[[T], Any], seconds: float = DEADLINE, what: str = ""
 ) -> T:
     """What *probe* answers as soon as *wanted* says yes; fails with the last answer at the deadline."""
     deadline = time.monotonic() + seconds
@@ -225,6 +227,14 @@ class Play:
         wanted = {"databaseRef": {"name": "shop"}, "source": {"configMaps": [{"name": files}]}, **spec}
         return self._manifest("DatabaseMigration", name, wanted)
 
+    async def deployed(self, files: Files, **database: Any) -> None:
+        """All of that made, the files applied, and nothing under way any more."""
+        await self.source("files", files)
+        await self.database(**database)
+        await self.migration()
+        await self.up_to_date()
+        await self.settled()
+
     async def until(
         self,
         kind: str,
@@ -232,7 +242,7 @@ class Play:
         reason: str,
         *,
         ready: str | None = None,
-        seconds: float = 60,
+        seconds: float = DEADLINE,
         says: str = "",
     ) -> Manifest:
         """The object once its Ready condition has that reason (and status), for its present generation."""
@@ -248,12 +258,12 @@ class Play:
         assert found is not None
         return found
 
-    async def up_to_date(self, name: str = "shop", *, seconds: float = 60) -> Manifest:
+    async def up_to_date(self, name: str = "shop", *, seconds: float = DEADLINE) -> Manifest:
         """The migration once it is Ready."""
         return await self.until("DatabaseMigration", name, "UpToDate", ready="True", seconds=seconds)
 
     async def stalled(
-        self, reason: str, name: str = "shop", *, seconds: float = 60, says: str = ""
+        self, reason: str, name: str = "shop", *, seconds: float = DEADLINE, says: str = ""
     ) -> Manifest:
         """The migration once it is Stalled for that reason."""
         found = await self.until("DatabaseMigration", name, reason, ready="False", seconds=seconds, says=says)
@@ -261,14 +271,14 @@ class Play:
         return found
 
     async def waiting(
-        self, reason: str, name: str = "shop", *, seconds: float = 60, says: str = ""
+        self, reason: str, name: str = "shop", *, seconds: float = DEADLINE, says: str = ""
     ) -> Manifest:
         """The migration once it waits for that reason."""
         found = await self.until("DatabaseMigration", name, reason, ready="False", seconds=seconds, says=says)
         assert not condition(found, "Stalled"), condition(found, "Ready")
         return found
 
-    async def step_running(self, object_name: str, step: str, seconds: float = 60) -> str:
+    async def step_running(self, object_name: str, step: str, seconds: float = DEADLINE) -> str:
         """Name of the Job of an object's step, once there is one."""
         found = await eventually(
             self.stage.jobs,
@@ -278,7 +288,7 @@ class Play:
         )
         return next(n for n in found if n.startswith(f"{object_name}-{step}-"))
 
-    async def backup_running(self, run: str, seconds: float = 60) -> str:
+    async def backup_running(self, run: str, seconds: float = DEADLINE) -> str:
         """Name of the Job of a run's backup, once there is one."""
         found = await eventually(
             lambda: self.stage.get("MigrationRun", run),
@@ -289,7 +299,7 @@ class Play:
         assert found is not None
         return await self.step_running(found["status"]["backup"], "backup", seconds)
 
-    async def settled(self, seconds: float = 60) -> None:
+    async def settled(self, seconds: float = DEADLINE) -> None:
         """Until no Job is left and nobody holds the database."""
         await eventually(self.stage.jobs, lambda names: not names, seconds, "Jobs are left")
         await eventually(
