@@ -44,7 +44,7 @@ help: ## Show these targets
 demo: $(VENV) ## Run the main job here: embedded PostgreSQL, local cluster (under 3 minutes from a fresh clone)
 	$(VENV)/bin/godwit demo
 
-test: $(VENV) ## Run every test, the real Kubernetes included (Linux, root, Go >= 1.26; or GODWIT_TEST_KUBECONFIG)
+test: $(VENV) ## Run every test, the real Kubernetes included (Linux, root, Node >= 20, Go >= 1.26; or GODWIT_TEST_KUBECONFIG)
 	@set -m; \
 	$(AHEAD) & ahead=$$!; set +m; \
 	trap 'kill -- -$$ahead 2>/dev/null || :' EXIT; \
