@@ -10,7 +10,7 @@ from godwit.api.common import LIST_MAP_BY_NAME, ApiModel, Duration, LocalRef, Re
 from godwit.api.database import rules
 from godwit.contract.identity import DatabaseIdentity
 from godwit.contract.outcome import Failure, Findings, RungState
-from godwit.contract.policy import CheckWhen, OnFailure, TransactionMode
+from godwit.contract.policy import CheckWhen, EditedMigrations, OnFailure, ResolveAs, TransactionMode
 from godwit.contract.request import Format, PlanRef
 
 
@@ -100,6 +100,16 @@ class VerifySpec(ApiModel):
     ] = ()
 
 
+class ResolveSpec(ApiModel):
+    """What became of one migration, said once."""
+
+    migration: Annotated[str, Field(min_length=1, max_length=255)]
+    as_: Annotated[ResolveAs, Field(alias="as")]
+    """Applied: its work is in the database, it never runs. RolledBack: nothing of its failed try is left."""
+    requested_at: Annotated[str, Field(max_length=64)] = ""
+    """Any text, such as the time; another one asks once more after the migration has failed again."""
+
+
 class DatabaseMigrationSpec(ApiModel):
     """Which migrations, to which version, under which rules."""
 
@@ -117,6 +127,28 @@ class DatabaseMigrationSpec(ApiModel):
     format: Format = Format.PRISMA
     target_version: Annotated[str, Field(min_length=1, max_length=255)] = "Latest"
     """Latest, or the name of a migration; a lower one than the current goes down by down.sql."""
+    baseline: Annotated[str, Field(max_length=255)] = ""
+    """The newest migration that a database with tables but without a history has already.
+
+    It and all before it are marked as applied, as `prisma migrate resolve --applied` does; none of them runs.
+    Carried out once; a database that has a history, or no tables, is left as it is.
+    """
+    resolve: Annotated[
+        tuple[ResolveSpec, ...],
+        Field(
+            max_length=32,
+            json_schema_extra={
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["migration"],
+            },
+        ),
+    ] = ()
+    """Migrations of which a person says what became of them, as `prisma migrate resolve` does.
+
+    Each is carried out once, by a run, before anything else of it; the entry may stay in the manifest.
+    """
+    edited_migrations: EditedMigrations = EditedMigrations.REFUSE
+    """What a migration means that was edited after it had been applied."""
     gates: Gates = Gates()
     strategy: Strategy = Strategy()
     verify: VerifySpec = VerifySpec()
@@ -157,6 +189,8 @@ class PlanStatus(ApiModel):
     """Digest of the applied history when the plan was made."""
     pending_names: tuple[str, ...] = ()
     statements: int = 0
+    resolutions: int = 0
+    """How many of `resolve` and `baseline` the run would carry out."""
     transactional: bool = True
     destructive: bool = False
     rungs: tuple[RungState, ...] = ()

@@ -42,6 +42,8 @@ def summary(migration: Manifest) -> list[str]:
             f"{number(pending, 'migration')} {how}, {number(plan['statements'], 'statement')}: "
             f"from {current} to {ref.get('target') or 'no migration'}"
         )
+        if plan.get("resolutions"):
+            lines.append(f"{number(plan['resolutions'], 'change')} of the history before (see the findings).")
         lines.append(f"plan {ref['plan'][:12]}, content {ref['content'][:12]}")
         if plan.get("destructive"):
             lines.append("It drops, truncates, rewrites or deletes what existed before.")

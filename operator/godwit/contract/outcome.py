@@ -141,6 +141,8 @@ class PlanOutcome(Model):
     pending_names: tuple[str, ...] = ()
     """The first ones, in the order in which they would run."""
     statements: int = 0
+    resolutions: int = 0
+    """How many of `resolve` and `baseline` would change the history, before anything runs."""
     journal_head: int = 0
     transactional: bool = True
     """Whether every pending file runs in a transaction."""
@@ -193,6 +195,8 @@ class MigrationProgress(Model):
     applied: int = 0
     """Migrations that this operation committed and that stand."""
     reverted: int = 0
+    resolved: int = 0
+    """How many of `resolve` and `baseline` it carried out; they stand."""
     total: int = 0
     current: str = ""
     state: str = ""

@@ -43,6 +43,37 @@ class TransactionMode(StrEnum):
     BATCH = "Batch"
 
 
+class EditedMigrations(StrEnum):
+    """What a migration means that was edited after it had been applied; Prisma's `migrate deploy` ignores it.
+
+    Refuse: nothing runs. Warn: a warning, and what is pending runs. Accept: as Warn, but merely told.
+    """
+
+    REFUSE = "Refuse"
+    WARN = "Warn"
+    ACCEPT = "Accept"
+
+
+class ResolveAs(StrEnum):
+    """What became of a migration, as `prisma migrate resolve --applied` and `--rolled-back` say it.
+
+    Applied: its work is in the database; it is never run. RolledBack: of its failed try nothing is left; it
+    is run again.
+    """
+
+    APPLIED = "Applied"
+    ROLLED_BACK = "RolledBack"
+
+
+class Resolve(Model):
+    """One migration of which the history does not say what became of it."""
+
+    migration: str
+    as_: ResolveAs = Field(alias="as")
+    requested_at: str = ""
+    """Any text; another one asks once more, after the same migration has failed again."""
+
+
 class Pooler(StrEnum):
     """A pooler that the team declared to stand between the step and PostgreSQL."""
 
@@ -90,6 +121,11 @@ class Policy(Model):
     show_blocking_queries: bool = False
     """Whether the text of queries that stand in the way may be told."""
     checks: tuple[SqlCheck, ...] = ()
+    edited: EditedMigrations = EditedMigrations.REFUSE
+    resolve: tuple[Resolve, ...] = ()
+    """Changes of the history alone, each carried out once, before anything runs."""
+    baseline: str = ""
+    """The newest migration that a database without a history has already; empty: none is said to be."""
     backup_required: bool = True
     allow_downgrade: bool = False
     allow_data_loss: bool = False

@@ -83,6 +83,8 @@ class Reason(StrEnum):
     FAILED_EARLIER = "FailedEarlier"
     OUT_OF_ORDER = "OutOfOrder"
     HISTORY_MISSING = "HistoryMissing"
+    RESOLVED = "Resolved"
+    RESOLVE_REFUSED = "ResolveRefused"
     DOWN_MISSING = "DownMissing"
     DOWNGRADE_FORBIDDEN = "DowngradeForbidden"
     INVALID_INDEX = "InvalidIndex"
@@ -190,11 +192,13 @@ CATALOGUE: dict[Reason, Advice] = {
     Reason.STATEMENT_REFUSED: _t("A statement cannot be run by a migration.", "Change the file as the message says."),
     Reason.PROVIDER_MISMATCH: _t("migration_lock.toml names another provider than postgresql.", "Use the migrations that were made for PostgreSQL."),
     Reason.TARGET_NOT_FOUND: _t("No migration has the name of `spec.targetVersion`.", "Correct the name, or bring the source that has it."),
-    Reason.EDITED_MIGRATION: _t("A migration was edited after it had been applied.", "Restore the file as it was, and make a new migration."),
+    Reason.EDITED_MIGRATION: _t("A migration was edited after it had been applied.", "Restore the file as it was, and make a new migration; or set `spec.editedMigrations` to Warn or Accept."),
     Reason.MISSING_ON_DISK: _t("The history has a migration that the source lacks.", "Bring it back into the source, or set `spec.targetVersion` to go down."),
-    Reason.FAILED_EARLIER: _t("The history has a migration that failed and was not resolved.", "Bring the database in order, then resolve it with the migration tool (`prisma migrate resolve`, `migrate force`, `flyway repair`)."),
+    Reason.FAILED_EARLIER: _t("The history has a migration that failed and was not resolved.", "Bring the database in order, then say in `spec.resolve` what became of it (Prisma's format), or resolve it with the migration tool (`prisma migrate resolve`, `migrate force`, `flyway repair`)."),
     Reason.OUT_OF_ORDER: _p("A pending migration is older than an applied one.", "Check that it does not depend on order."),
-    Reason.HISTORY_MISSING: _t("The schema has tables but no history.", "Baseline it with the migration tool (`prisma migrate resolve --applied`, `migrate force`, `flyway baseline`)."),
+    Reason.HISTORY_MISSING: _t("The schema has tables but no history.", "Name in `spec.baseline` the newest migration that it has already (Prisma's format), or baseline it with the migration tool (`prisma migrate resolve --applied`, `migrate force`, `flyway baseline`)."),
+    Reason.RESOLVED: _p("`spec.resolve` or `spec.baseline` changes what the history says; nothing of those migrations runs."),
+    Reason.RESOLVE_REFUSED: _t("`spec.resolve` or `spec.baseline` says what cannot be carried out; `prisma migrate resolve` refuses the same.", "Take the entry out, or correct it as the message says."),
     Reason.DOWN_MISSING: _t("A migration that must be taken back has no down.sql.", "Add a down.sql, or go forward by a new migration."),
     Reason.DOWNGRADE_FORBIDDEN: _t("In Production a lower targetVersion needs `spec.allowDowngrade`.", "Set it, or go forward by a new migration."),
     Reason.INVALID_INDEX: _p("The database has an INVALID index.", "Drop it concurrently and build it again."),

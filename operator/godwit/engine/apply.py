@@ -19,6 +19,7 @@ from godwit.engine.execute import Part, Piece, Run, start_run, transactional
 from godwit.engine.journal import Event
 from godwit.engine.model import Mode, PlannedMigration, Source
 from godwit.engine.operation import Own, facts, planned_again, row_as_json
+from godwit.engine.resolve import carry_out
 from godwit.engine.session import Session
 from godwit.engine.statementwise import Left, Progress, in_transaction, progress_of, run_statements
 from godwit.engine.verify import before_commit_checks
@@ -53,6 +54,10 @@ class _Applying:
         plan = planned_again(self.session, self.source, self.verb.plan, policy=self.verb.policy, own=self.own)
         self.steps = plan.steps
         todo = [s for s in self.steps if s.name not in self.own.applied]
+        if plan.resolutions and not self.own.resolved:
+            self.ctx.point("apply.before_resolve")
+            carry_out(self.ctx, self.session, plan.resolutions, self.verb.verb)
+            self.ctx.point("apply.after_resolve")
         with start_run(self.ctx, self.session, self.verb.policy, self.verb.verb) as run:
             run.reporter.plan([s.name for s in self.steps])
             if self.verb.policy.transaction is TransactionMode.BATCH and len(todo) > 1:

@@ -1,19 +1,26 @@
 """The source against the history: what is to run, and everything that speaks against it. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from godwit.contract.outcome import Finding, Severity
-from godwit.contract.policy import Environment, Policy
+from godwit.contract.policy import EditedMigrations, Environment, Policy
 from godwit.contract.reasons import Reason
 from godwit.contract.request import Direction
 from godwit.engine.formats.registry import format_of
-from godwit.engine.model import History, HistoryRow, Migration, Script, Source
+from godwit.engine.model import History, HistoryRow, Migration, Resolution, Script, Source
 
 LATEST: Final = "Latest"
 NOTHING: Final = ""
 """The target of a plan after which nothing is applied; only a plan says it, never a person."""
+
+
+_EDITED: Final = {
+    EditedMigrations.REFUSE: Severity.ERROR,
+    EditedMigrations.WARN: Severity.WARNING,
+    EditedMigrations.ACCEPT: Severity.INFO,
+}
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,13 @@ def aim(source: Source, history: History, target: str) -> Aim:
     return Aim(ups=tuple(m for m in pending if target != NOTHING and sort_key(m.name) <= limit))
 
 
-def compare(source: Source, history: History, chosen: Aim, kept: Mapping[str, Script]) -> list[Finding]:
+def compare(
+    source: Source,
+    history: History,
+    chosen: Aim,
+    kept: Mapping[str, Script],
+    edited: EditedMigrations = EditedMigrations.REFUSE,
+) -> list[Finding]:
     """What the history says against *chosen*; *kept* are the down scripts in the journal."""
     found = _history_findings(history)
     by_name = {m.name: m for m in source.migrations}
@@ -90,10 +103,11 @@ def compare(source: Source, history: History, chosen: Aim, kept: Mapping[str, Sc
             )
         elif migration is not None and not same_script(row.checksum, migration.up):
             found.append(
-                error(
-                    Reason.EDITED_MIGRATION,
-                    f"{row.name} was edited after it had been applied.",
-                    row.name,
+                Finding(
+                    severity=_EDITED[edited],
+                    reason=Reason.EDITED_MIGRATION,
+                    message=f"{row.name} was edited after it had been applied.",
+                    migration=row.name,
                 )
             )
     newest = max((sort_key(row.name) for row in history.applied), default=None)
@@ -125,6 +139,17 @@ def _history_findings(history: History) -> list[Finding]:
 def _at(row: HistoryRow) -> str:
     """When it began; not every tool's history says it."""
     return f" at {row.started_at:%Y-%m-%d %H:%M:%S %Z}" if row.started_at.year > 1 else ""
+
+
+def resolve_finding(chosen: Aim, changes: Sequence[Resolution]) -> list[Finding]:
+    """Going down, the history is what is gone by: nobody changes it in the same run."""
+    if not chosen.downs or not changes:
+        return []
+    what = changes[0].declared.migration
+    text = (
+        f"{what} cannot be resolved while migrations are taken back; first resolve it at the present target."
+    )
+    return [error(Reason.RESOLVE_REFUSED, text, what)]
 
 
 def downgrade_finding(chosen: Aim, policy: Policy) -> list[Finding]:

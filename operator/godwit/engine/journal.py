@@ -21,7 +21,7 @@ from godwit.contract.outcome import Failure
 from godwit.contract.reasons import Reason
 from godwit.contract.request import StepRequest
 from godwit.engine.errors import StepFailed, fail
-from godwit.engine.model import Script
+from godwit.engine.model import Declared, Script
 from godwit.engine.session import Session
 
 SCHEMA: Final = "godwit"
@@ -44,6 +44,10 @@ class Event(StrEnum):
     """Such a file failed and nothing of it is left."""
     APPLIED = "Applied"
     REVERTED = "Reverted"
+    RESOLVED = "Resolved"
+    """A declaration of `spec.resolve` or `spec.baseline` was carried out, or held already."""
+    UNRESOLVED = "Unresolved"
+    """What the operation had resolved was taken back."""
     DONE = "Done"
     FAILED = "Failed"
     """A verb ended in a failure, which `detail` tells; what it did before stands in the rows before."""
@@ -132,6 +136,13 @@ SELECT migration, down_path, down_sql
   FROM (SELECT DISTINCT ON (migration) migration, down_path, down_sql
           FROM godwit.journal WHERE event = 'Applied' ORDER BY migration, id DESC) AS last
  WHERE down_sql IS NOT NULL"""
+
+
+_CARRIED_OUT: Final = """
+SELECT DISTINCT r.detail ->> 'as', r.migration, r.detail ->> 'requestedAt' FROM godwit.journal AS r
+ WHERE r.event = 'Resolved' AND r.operation <> %s
+   AND NOT EXISTS (SELECT FROM godwit.journal AS u
+                    WHERE u.event = 'Unresolved' AND u.operation = r.operation AND u.id > r.id)"""
 
 
 def exists(session: Session) -> bool:
@@ -258,6 +269,13 @@ def kept_downs(session: Session) -> dict[str, Script]:
 def _script(path: str, text: str) -> Script:
     data = text.encode()
     return Script(path=path, data=data, checksum=digest(data))
+
+
+def carried_out(session: Session, besides: str) -> frozenset[Declared]:
+    """The declarations on the history that operations other than *besides* carried out here, ever."""
+    if not check_rights(session):
+        return frozenset()
+    return frozenset(Declared(*row) for row in session.execute(_CARRIED_OUT, (besides,)))
 
 
 def entries_of(session: Session, operation: str) -> tuple[Entry, ...]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
+from typing import NamedTuple
 
 from godwit.contract.base import digest
 from godwit.contract.outcome import Finding, PlanOutcome
@@ -140,6 +141,31 @@ def state_digest(applied: dict[str, str], failed: list[str] | None = None) -> st
     return digest({"applied": sorted(applied.items()), "failed": sorted(failed or [])})
 
 
+class Declared(NamedTuple):
+    """A person's word on the history, by which the journal knows that it was carried out."""
+
+    how: str
+    """A ResolveAs, or Baseline."""
+    migration: str
+    requested_at: str
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """A declaration that was not carried out yet, and what it changes; nothing where it holds already."""
+
+    declared: Declared
+    rolled_back: tuple[str, ...] = ()
+    """Ids of the failed rows that it marks as rolled back."""
+    applied: tuple[Migration, ...] = ()
+    """Migrations that it marks as applied."""
+
+    @property
+    def effective(self) -> bool:
+        """Whether it changes the history."""
+        return bool(self.rolled_back or self.applied)
+
+
 class Mode(StrEnum):
     """How a file is sent to the server.
 
@@ -215,6 +241,8 @@ class Plan:
     direction: Direction | None = None
     expected: dict[str, str] = field(default_factory=dict)
     """name -> checksum of what is applied afterwards."""
+    resolutions: tuple[Resolution, ...] = ()
+    """Changes of the history that come before the first step."""
 
     @property
     def refusal(self) -> Finding | None:

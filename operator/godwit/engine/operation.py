@@ -19,8 +19,12 @@ from godwit.engine.formats.registry import format_of
 from godwit.engine.journal import Entry, Event
 from godwit.engine.model import History, HistoryRow, Plan, Source
 from godwit.engine.plan import plan_of
+from godwit.engine.resolve import BASELINE
 from godwit.engine.session import Session
 from godwit.engine.verify import current_of
+
+_SAID = {Event.FAILED, Event.RESOLVED}
+"""Rows that begin and end nothing."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +32,12 @@ class Own:
     """One operation's rows, oldest first, and what follows from them."""
 
     entries: tuple[Entry, ...]
+    operation: str = ""
 
     @staticmethod
     def read(session: Session, operation: str) -> "Own":
         """From the journal. Raises StepFailed(JournalForbidden), psycopg.Error."""
-        return Own(journal.entries_of(session, operation))
+        return Own(journal.entries_of(session, operation), operation)
 
     @property
     def applied(self) -> dict[str, Entry]:
@@ -53,6 +58,18 @@ class Own:
                 standing="Nothing was changed by this step.",
             )
 
+    @property
+    def resolved(self) -> tuple[Entry, ...]:
+        """The declarations on the history that it carried out, unless it took them back."""
+        if any(entry.event is Event.UNRESOLVED for entry in self.entries):
+            return ()
+        return tuple(entry for entry in self.entries if entry.event is Event.RESOLVED)
+
+    @property
+    def resolved_count(self) -> int:
+        """How many of them changed the history."""
+        return sum(bool(e.detail["made"] or e.detail["rolledBack"]) for e in self.resolved)
+
     def _last(self, wanted: Event) -> dict[str, Entry]:
         last: dict[str, Entry] = {}
         for entry in self.entries:
@@ -70,7 +87,7 @@ class Own:
         """Name of a migration that it began outside a transaction and did not end, or nothing."""
         open_files: dict[str, bool] = {}
         for entry in self.entries:
-            if entry.verb == verb and entry.migration and entry.event is not Event.FAILED:
+            if entry.verb == verb and entry.migration and entry.event not in _SAID:
                 open_files[entry.migration] = entry.event not in {
                     Event.APPLIED,
                     Event.REVERTED,
@@ -80,13 +97,19 @@ class Own:
 
     def without(self, history: History) -> History:
         """The history as it was before this operation."""
+        said = [e.detail for e in self.entries if e.event is Event.RESOLVED]
         ours = {e.detail["row"] for e in self.entries if "row" in e.detail}
+        ours |= {row_id for detail in said for row_id in detail["made"]}
+        failed = {row["id"] for detail in said for row in detail["rolledBack"]}
         rows = {row.id: row for row in history.rows if row.id not in ours}
         gone = [data for entry in self.reverted.values() for data in entry.detail["rows"]]
         gone += [data for entry in self.entries for data in entry.detail.get("replaced", ())]
         rows |= {row.id: row for row in map(_row, gone) if row.id not in ours}
+        rows |= {i: replace(row, rolled_back_at=None) for i, row in rows.items() if i in failed}
         ordered = sorted(rows.values(), key=lambda r: (r.rank, r.started_at, r.name, r.id))
-        return replace(history, rows=tuple(ordered))
+        baselined = any(detail["as"] == BASELINE and detail["made"] for detail in said)
+        tables = history.unmanaged_tables or baselined
+        return replace(history, rows=tuple(ordered), unmanaged_tables=tables)
 
     def down_rung(self) -> RungState:
         """Whether its committed migrations have a way back that destroys nothing by itself."""
@@ -109,7 +132,7 @@ def planned_again(session: Session, source: Source, ref: PlanRef, *, policy: Pol
     Raises StepFailed: StateMoved, PlanChanged, or what refuses the plan.
     """
     base = check_base(session, ref, own, format_of(source.format))
-    plan = plan_of(session, source, policy=policy, target=ref.target, history=base)
+    plan = plan_of(session, source, policy=policy, target=ref.target, history=base, operation=own.operation)
     if plan.refusal is not None:
         raise fail(
             plan.refusal.reason,
@@ -181,6 +204,7 @@ class Facts(TypedDict):
 
     applied: int
     reverted: int
+    resolved: int
     total: int
     current: str
     state: str
@@ -198,6 +222,7 @@ def facts(ctx: StepContext, session: Session, own: Own, total: int) -> Facts:
         return Facts(
             applied=len(own.applied),
             reverted=len(own.reverted),
+            resolved=own.resolved_count,
             total=total,
             current="",
             state="",
@@ -211,6 +236,7 @@ def _facts(ctx: StepContext, session: Session, total: int) -> Facts:
     return Facts(
         applied=len(own.applied),
         reverted=len(own.reverted),
+        resolved=own.resolved_count,
         total=total,
         current=current_of(history),
         state=history.state,

@@ -1,6 +1,6 @@
 """The plan: what is to run, and everything found on the way. `make_plan` is pure; the rest reads for it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import psycopg
@@ -13,12 +13,13 @@ from godwit.contract.reasons import Reason
 from godwit.contract.request import Direction, PlanInput
 from godwit.engine import journal, ownership
 from godwit.engine.batch import batch_findings
-from godwit.engine.compare import LATEST, NOTHING, aim, compare, downgrade_finding, warning
+from godwit.engine.compare import LATEST, NOTHING, aim, compare, downgrade_finding, resolve_finding, warning
 from godwit.engine.errors import StepFailed, from_postgres
 from godwit.engine.formats.registry import format_of
-from godwit.engine.model import History, Mode, Plan, Script, Source, state_digest
+from godwit.engine.model import Declared, History, Mode, Plan, Script, Source, state_digest
 from godwit.engine.obstacles import swap_obstacles
 from godwit.engine.redact import redact
+from godwit.engine.resolve import due, resolved
 from godwit.engine.rungs import rungs
 from godwit.engine.session import Session
 from godwit.engine.source import content_digest
@@ -47,18 +48,27 @@ def make_plan(
     journal_head: int = 0,
     restore_obstacles: Sequence[str] = (),
     invalid_indexes: Sequence[str] = (),
+    carried_out: Collection[Declared] = (),
 ) -> Plan:
     """What leads from *history* to *target* in *source*, in the database *identity*.
 
     *target*: Latest, a migration's name, or nothing (as a plan's own `target` says it). *kept_downs*: down
     scripts as they were applied; they win over the source's. Same input, same digests: the journal's head and
-    the last two arguments do not count. `Plan.refusal` says whether anything may run.
+    the obstacles and indexes do not count. *carried_out*: what of the policy's `resolve` and `baseline` was
+    done before. `Plan.refusal` says whether anything may run.
     """
+    found = history
+    resolutions, told = due(policy, source, found, carried_out)
+    changes = [r for r in resolutions if r.effective]
+    history = resolved(found, resolutions)
     chosen = aim(source, history, target)
+    direction = chosen.direction or (Direction.UP if changes else None)
     findings = [
         *chosen.findings,
-        *compare(source, history, chosen, kept_downs),
+        *told,
+        *compare(source, history, chosen, kept_downs, policy.edited),
         *downgrade_finding(chosen, policy),
+        *resolve_finding(chosen, changes),
         *(warning(Reason.INVALID_INDEX, f"The index {name} is INVALID.") for name in invalid_indexes),
     ]
     if chosen.downs:
@@ -74,35 +84,37 @@ def make_plan(
     expected = {row.name: row.checksum for row in history.applied if row.name not in leaving}
     expected |= {m.name: m.up.checksum for m in chosen.ups}
     findings.sort(key=lambda f: _ORDER[f.severity])
-    taken = content_digest(source.format, content, chosen.direction)
+    taken = content_digest(source.format, content, direction)
     to_state = _state_of(source, history, expected)
     outcome = PlanOutcome(
-        direction=chosen.direction,
+        direction=direction,
         content=taken,
         plan=digest(
             {
                 "content": taken,
-                "from": history.state,
+                "from": found.state,
                 "to": to_state,
                 "database": identity.key,
                 "policy": policy.to_json(),
+                "resolutions": [list(r.declared) for r in resolutions],
             }
         ),
-        from_state=history.state,
+        from_state=found.state,
         to_state=to_state,
-        current=_newest(source, (row.name for row in history.applied)),
+        current=_newest(source, (row.name for row in found.applied)),
         target=_newest(source, expected),
-        applied=len(history.applied),
+        applied=len(found.applied),
         pending=len(content),
         pending_names=tuple(name for name, _, _ in content[:_FIRST_NAMES]),
         statements=sum(len(step.run.statements) for step in steps),
+        resolutions=len(changes),
         journal_head=journal_head,
         transactional=all(step.run.mode is Mode.WHOLE for step in steps),
         destructive=any(step.run.destructive for step in steps),
-        rungs=rungs(steps, chosen.direction, policy, restore_obstacles) if steps else (),
+        rungs=rungs(steps, direction, policy, restore_obstacles) if steps else (),
         findings=_summary(findings),
     )
-    return Plan(outcome, tuple(steps), tuple(findings), chosen.direction, expected)
+    return Plan(outcome, tuple(steps), tuple(findings), direction, expected, resolutions)
 
 
 def _state_of(source: Source, history: History, expected: Mapping[str, str]) -> str:
@@ -140,8 +152,11 @@ def plan_of(
     policy: Policy,
     target: str,
     history: History | None = None,
+    operation: str = "",
 ) -> Plan:
     """The plan for the session's database as it stands, or as *history* says. Writes nothing.
+
+    What *operation* did itself does not count.
 
     Raises psycopg.Error, and StepFailed where the journal may not be read.
     """
@@ -156,6 +171,7 @@ def plan_of(
         journal_head=journal.head(session),
         restore_obstacles=swap_obstacles(session) if policy.backup_required else (),
         invalid_indexes=[name for (name,) in invalid],
+        carried_out=journal.carried_out(session, operation) if policy.resolve or policy.baseline else (),
     )
 
 
@@ -201,6 +217,11 @@ def _document(plan: Plan) -> dict[str, Any]:
         "target": outcome.target,
         "findings": [f.to_json() for f in plan.findings],
         "rungs": [r.to_json() for r in outcome.rungs],
+        "resolutions": [
+            {"as": r.declared.how, "migration": r.declared.migration, "marked": [m.name for m in r.applied]}
+            for r in plan.resolutions
+            if r.effective
+        ],
         "migrations": [
             {
                 "name": step.name,

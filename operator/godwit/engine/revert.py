@@ -20,6 +20,7 @@ from godwit.engine.journal import Event
 from godwit.engine.loss import lost_by
 from godwit.engine.model import PlannedMigration
 from godwit.engine.operation import Own, check_base, facts, planned_again, row_as_json
+from godwit.engine.resolve import take_back
 from godwit.engine.session import Session
 from godwit.engine.statements import parse
 from godwit.engine.statementwise import Left, Progress, in_transaction, progress_of, run_statements
@@ -129,6 +130,10 @@ class _Reverting:
                 self._one(run, step)
                 self._ended(step)
                 run.point("after_migration")
+            if self.verb.scope is RevertScope.OPERATION and self.own.resolved:
+                run.point("before_resolve")
+                take_back(self.ctx, self.session, self.own.resolved, self.verb.verb)
+                run.point("after_resolve")
 
     @property
     def together(self) -> bool:

@@ -54,7 +54,7 @@ def climb(fall: Fall) -> Climb:
     progress = fall.progress
     if fall.failure.reason in AFTER_COMMIT and not fall.wanted:
         return Climb.STOP
-    if progress is None or (progress.applied == 0 and not progress.partial):
+    if progress is None or (progress.applied + progress.resolved == 0 and not progress.partial):
         return Climb.STOP
     restorable = fall.consent.automatic_restore and fall.has_backup
     if progress.partial:
@@ -98,7 +98,12 @@ def standing(progress: MigrationProgress | None, total: int) -> str:
     if progress.partial:
         at = progress.current or "no migration"
         return f"The database is at {at}, with {progress.partial} half done."
+    resolved = (
+        f" The history has {progress.resolved} changes by resolve or baseline." if progress.resolved else ""
+    )
     if progress.applied == 0 and progress.reverted == 0:
+        if resolved:
+            return f"Nothing was applied.{resolved}"
         return "The database is as it was before this run."
     done = f"{progress.applied} applied" if progress.applied else f"{progress.reverted} taken back"
-    return f"The database is at {progress.current or 'no migration'}: {done} of {total}."
+    return f"The database is at {progress.current or 'no migration'}: {done} of {total}.{resolved}"

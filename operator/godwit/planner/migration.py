@@ -129,6 +129,8 @@ def _after(status: DatabaseMigrationStatus, run: MigrationRun) -> dict[str, obje
         current, step = told.current, -1 if run.spec.plan.direction is Direction.DOWN else 1
         applied = max(0, status.applied + step * run.spec.pending)
         told_now = {"current": current, "target": current, "applied": applied, "pending": 0}
+        if status.plan is not None and status.plan.resolutions:  # it has counted what runs, and nothing else
+            told_now["planned_at"] = None
         return update | told_now | {"plan": plan, "retries": 0}
     update["current"] = told.current or status.current
     failure = told.failure
@@ -255,7 +257,7 @@ def _planned(seen: MigrationSeen, progress: StepProgress, key: str, now: datetim
     # A plan that could not be renewed stands no more: it may be of another database, or of another source.
     update: dict[str, object] = {"steps": (progress.record,), "plan_key": key, "planned_at": now}
     update["plan"] = None
-    mended = found is not None and found.pending == 0 and not _verify_failed(status)
+    mended = found is not None and runs.plan_ref(found) is None and not _verify_failed(status)
     if status.hold != key or (failure is None and mended):
         update |= {"hold": "", "failure": failure}
     documents: tuple[Effect, ...] = ()
@@ -275,6 +277,7 @@ def _planned(seen: MigrationSeen, progress: StepProgress, key: str, now: datetim
                 state=found.from_state,
                 pending_names=found.pending_names,
                 statements=found.statements,
+                resolutions=found.resolutions,
                 transactional=found.transactional,
                 destructive=found.destructive,
                 rungs=found.rungs,
@@ -324,7 +327,7 @@ def runnable(seen: MigrationSeen, key: str) -> bool:
     return (
         plan is not None
         and plan.ref is not None
-        and status.pending > 0
+        and status.pending + plan.resolutions > 0
         and status.failure is None
         and status.hold != key
         and not seen.migration.spec.suspend
@@ -345,12 +348,14 @@ def _verdict(seen: MigrationSeen) -> Verdict:
     status = seen.migration.status
     if status.failure is not None:
         return Verdict.of(status.failure)
-    if status.pending == 0:
+    resolutions = status.plan.resolutions if status.plan else 0
+    if status.pending + resolutions == 0:
         return Verdict(
             Stand.READY, Reason.UP_TO_DATE, f"The database is at {status.current or 'no migration'}."
         )
     waiting = (
         f"{status.pending} pending, from {status.current or 'an empty history'} to {status.target or 'none'}"
+        f"{f', {resolutions} to resolve before' if resolutions else ''}"
     )
     if seen.migration.spec.suspend:
         return Verdict(Stand.RESTING, Reason.SUSPENDED, f"{waiting}. {Reason.SUSPENDED.advice.next}")

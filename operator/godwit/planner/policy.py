@@ -6,7 +6,7 @@ from typing import NamedTuple
 from godwit.api.common import seconds
 from godwit.api.database import ConnectionSpec, PostgresDatabaseSpec
 from godwit.api.migration import DatabaseMigrationSpec
-from godwit.contract.policy import Environment, OnFailure, Policy, SqlCheck
+from godwit.contract.policy import Environment, OnFailure, Policy, Resolve, SqlCheck
 from godwit.contract.request import Connection
 
 MOST_MILLISECONDS = 2_147_483_647
@@ -81,6 +81,11 @@ def policy_of(database: PostgresDatabaseSpec, migration: DatabaseMigrationSpec) 
             SqlCheck(name=c.name, sql=c.sql, when=c.when, timeout_ms=milliseconds(c.timeout))
             for c in migration.verify.checks
         ),
+        edited=migration.edited_migrations,
+        resolve=tuple(
+            Resolve(migration=r.migration, as_=r.as_, requested_at=r.requested_at) for r in migration.resolve
+        ),
+        baseline=migration.baseline,
         backup_required=database.backup.required,
         allow_downgrade=migration.allow_downgrade,
         allow_data_loss=database.rollback.accept_data_loss,

@@ -99,7 +99,7 @@ def latest_restore(restores: tuple[DatabaseRestore, ...]) -> DatabaseRestore | N
 
 def plan_ref(found: PlanOutcome) -> PlanRef | None:
     """The plan's digests; None when nothing is pending."""
-    if found.direction is None or found.pending == 0:
+    if found.direction is None or found.pending + found.resolutions == 0:
         return None
     return PlanRef(
         content=found.content,
@@ -157,6 +157,7 @@ def settled_plan(run: MigrationRun) -> dict[str, object]:
         "journal_head": run.status.journal_head,
         "pending_names": (),
         "statements": 0,
+        "resolutions": 0,
         "rungs": (),
         "destructive": False,
         "transactional": True,

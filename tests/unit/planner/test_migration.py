@@ -214,6 +214,37 @@ def test_what_is_pending_makes_one_run_complete_in_itself():
     assert made["spec"]["plan"]["plan"] == REF.plan
 
 
+def test_a_change_of_the_history_alone_makes_a_run_too():
+    plan = PLAN.model_copy(update={"resolutions": 1})
+    decision = decide(seen({**PLANNED, "plan": plan, "pending": 0}), NOW)
+    assert only(decision, Create).manifest["metadata"]["name"] == "shop-1"
+    assert stand(decision) == ("Unknown", "Pending", False)
+
+
+def test_after_a_run_that_changed_the_history_it_is_planned_again():
+    plan = PLAN.model_copy(update={"resolutions": 1})
+    done = run(status={"outcome": "Succeeded", "current": "m3", "released": True})
+    decision = decide(seen({**PLANNED, "plan": plan}, runs=(done,)), NOW)
+    assert only(decision, StartStep).spec.request.step == "plan"
+
+
+def test_what_was_declared_reaches_the_plan_and_the_run():
+    spec = {
+        "resolve": [{"migration": "m1", "as": "RolledBack", "requestedAt": "noon"}],
+        "baseline": "m0",
+        "editedMigrations": "Warn",
+    }
+    asked = only(decide(seen(spec=spec), NOW), StartStep).spec.request.verbs[1].policy
+    assert (asked.resolve[0].migration, asked.resolve[0].as_, asked.resolve[0].requested_at) == (
+        "m1",
+        "RolledBack",
+        "noon",
+    )
+    assert (asked.baseline, asked.edited) == ("m0", "Warn")
+    made = only(decide(seen(PLANNED, spec=spec), NOW), Create).manifest["spec"]["policy"]
+    assert made["resolve"] == [{"migration": "m1", "as": "RolledBack", "requestedAt": "noon"}]
+
+
 @pytest.mark.parametrize(
     ("status", "more"),
     [

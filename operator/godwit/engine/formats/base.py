@@ -4,7 +4,7 @@ One module for each tool meets this interface as a whole. The folder's functions
 on the session that they are given, in its open transaction where there is one, and raise psycopg.Error.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from godwit.engine.model import History, Migration, PlannedMigration, Script, Source
@@ -83,3 +83,16 @@ class MigrationFormat(Protocol):
 
         *previous* is the migration that is the newest one then; empty: none is applied.
         """
+
+
+class ResolvingFormat(MigrationFormat, Protocol):
+    """A tool with a command for saying what became of a migration, without running anything."""
+
+    def mark_applied(self, session: Session, name: str, checksum: str) -> str:
+        """Add the row of a migration whose work is in the database already. Returns the row's id."""
+
+    def mark_rolled_back(self, session: Session, row_ids: Sequence[str]) -> list[dict[str, Any]]:
+        """Mark failed rows as rolled back: free to be tried again. Returns them as they were, with `id`."""
+
+    def unmark(self, session: Session, made: Sequence[str], rolled_back: Sequence[Mapping[str, Any]]) -> None:
+        """Undo both: remove the rows *made*, and have those *rolled_back* as they were, also if removed."""

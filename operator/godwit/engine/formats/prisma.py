@@ -5,10 +5,12 @@ Facts as of Prisma 6.14 to 7.10: columns, the times in milliseconds of the clien
 """
 
 import uuid
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final, LiteralString
+from typing import Any, Final, LiteralString
 
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from godwit.engine.formats import common
 from godwit.engine.formats.common import fill as fill
@@ -51,6 +53,23 @@ INSERT INTO {table} (id, checksum, migration_name, started_at)
 SELECT %(id)s, %(checksum)s, %(name)s,
        GREATEST(%(now)s, (SELECT max(started_at) + interval '1 millisecond' FROM {table}))"""
 
+# `prisma migrate resolve` writes empty logs and no step, and one time for start and end.
+_MARK_APPLIED: Final = """
+INSERT INTO {table} (id, checksum, migration_name, started_at, finished_at, logs)
+SELECT %(id)s, %(checksum)s, %(name)s, at, at, ''
+  FROM (SELECT GREATEST(%(now)s,
+                        (SELECT max(started_at) + interval '1 millisecond' FROM {table})) AS at) AS t"""
+
+_MARK_ROLLED_BACK: Final = """
+UPDATE {table} AS t SET rolled_back_at = GREATEST(%(now)s, started_at)
+ WHERE id = ANY (%(ids)s) AND finished_at IS NULL AND rolled_back_at IS NULL
+RETURNING to_jsonb(t) - 'rolled_back_at'"""
+
+# Reverting a migration removed every row of its name.
+_UNMARK: Final = """
+INSERT INTO {table} SELECT * FROM jsonb_populate_recordset(NULL::{table}, %(rows)s)
+ON CONFLICT (id) DO UPDATE SET rolled_back_at = NULL"""
+
 _FINISH: Final = """
 UPDATE {table} SET applied_steps_count = applied_steps_count + 1, logs = NULL,
        finished_at = GREATEST(%(now)s, started_at)
@@ -67,10 +86,10 @@ def read_history(session: Session) -> History:
 
     Raises psycopg.Error, for example when the role may not read the table.
     """
-    if not table_exists(session):
-        return History(session.schema, exists=False, unmanaged_tables=common.other_tables(session, TABLE))
-    rows = tuple(HistoryRow(*row) for row in session.execute(_on(session, _READ)))
-    return History(session.schema, exists=True, rows=rows)
+    exists = table_exists(session)
+    rows = tuple(HistoryRow(*row) for row in session.execute(_on(session, _READ))) if exists else ()
+    unmanaged = not rows and common.other_tables(session, TABLE)
+    return History(session.schema, exists, rows, unmanaged_tables=unmanaged)
 
 
 def table_exists(session: Session) -> bool:
@@ -135,6 +154,26 @@ def record_applied_in_transaction(session: Session, planned: PlannedMigration) -
     row_id = record_started(session, planned)
     record_finished(session, row_id)
     return row_id
+
+
+def mark_applied(session: Session, name: str, checksum: str) -> str:
+    """Add the row that `prisma migrate resolve --applied` adds. Returns its id."""
+    row_id = str(uuid.uuid4())
+    params = {"id": row_id, "checksum": checksum, "name": name, "now": _now()}
+    session.execute(_on(session, _MARK_APPLIED), params)
+    return row_id
+
+
+def mark_rolled_back(session: Session, row_ids: Sequence[str]) -> list[dict[str, Any]]:
+    """Mark failed rows as `prisma migrate resolve` does, with --rolled-back as well as before --applied."""
+    rows = session.execute(_on(session, _MARK_ROLLED_BACK), {"ids": list(row_ids), "now": _now()})
+    return [row for (row,) in rows]
+
+
+def unmark(session: Session, made: Sequence[str], rolled_back: Sequence[Mapping[str, Any]]) -> None:
+    """Take back what `mark_applied` and `mark_rolled_back` wrote."""
+    session.execute(_on(session, "DELETE FROM {table} WHERE id = ANY (%(ids)s)"), {"ids": list(made)})
+    session.execute(_on(session, _UNMARK), {"rows": Jsonb(list(rolled_back))})
 
 
 def remove_row(session: Session, name: str, previous: str) -> int:  # noqa: ARG001  the interface

@@ -4,7 +4,7 @@ from typing import Final
 
 from godwit.contract.request import Format
 from godwit.engine.formats import dbmate, golang_migrate, goose, prisma
-from godwit.engine.formats.base import MigrationFormat
+from godwit.engine.formats.base import MigrationFormat, ResolvingFormat
 
 _FORMATS: Final[dict[Format, MigrationFormat]] = {
     Format.PRISMA: prisma,
@@ -12,8 +12,14 @@ _FORMATS: Final[dict[Format, MigrationFormat]] = {
     Format.GOOSE: goose,
     Format.DBMATE: dbmate,
 }
+_RESOLVING: Final[dict[Format, ResolvingFormat]] = {Format.PRISMA: prisma}
 
 
 def format_of(format: Format) -> MigrationFormat:  # noqa: A002  the contract's word
     """The tool's module."""
     return _FORMATS[format]
+
+
+def resolver_of(format: Format) -> ResolvingFormat | None:  # noqa: A002  as above
+    """The tool's module, where the tool has a resolve; else None."""
+    return _RESOLVING.get(format)

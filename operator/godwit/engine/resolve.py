@@ -1,0 +1,180 @@
+"""What people say of the history, `spec.resolve` and `spec.baseline`, as `prisma migrate resolve` takes it.
+
+Each declaration is carried out once in a database, known there by the journal, and may stay in the manifest:
+a failure that comes later is not covered by it. `due` and `resolved` are pure; the rest runs under the
+migration lock, in the operation of an Apply.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from godwit.contract.outcome import Finding, Severity
+from godwit.contract.policy import Policy, Resolve, ResolveAs
+from godwit.contract.reasons import Reason
+from godwit.engine import journal, ownership
+from godwit.engine.compare import error, warning
+from godwit.engine.context import StepContext
+from godwit.engine.formats.base import ResolvingFormat
+from godwit.engine.formats.registry import format_of, resolver_of
+from godwit.engine.journal import Entry, Event
+from godwit.engine.model import Declared, History, HistoryRow, Resolution, Source
+from godwit.engine.session import Session
+
+BASELINE: Final = "Baseline"
+"""How a baseline is called beside ResolveAs."""
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def due(
+    policy: Policy, source: Source, history: History, carried_out: Collection[Declared]
+) -> tuple[tuple[Resolution, ...], list[Finding]]:
+    """What of *policy* is to be carried out on *history*, the baseline first, and what speaks against it.
+
+    Refusals are those of Prisma's command line (its codes are named), apart from what holds already: that
+    changes nothing and is no error.
+    """
+    if not policy.resolve and not policy.baseline:
+        return (), []
+    if resolver_of(source.format) is None:
+        text = f"The format {source.format} has no resolve and no baseline: its own tool has none."
+        return (), [error(Reason.RESOLVE_REFUSED, text)]
+    found: list[Resolution] = []
+    findings: list[Finding] = []
+    if policy.baseline and Declared(BASELINE, policy.baseline, "") not in carried_out:
+        _collect(_baseline(policy.baseline, source, history), found, findings)
+    now = resolved(history, found)
+    for entry in policy.resolve:
+        if Declared(entry.as_, entry.migration, entry.requested_at) not in carried_out:
+            _collect(_resolve(entry, source, now), found, findings)
+    return tuple(found), findings
+
+
+def _collect(
+    result: tuple[Resolution | None, Finding | None], found: list[Resolution], findings: list[Finding]
+) -> None:
+    resolution, finding = result
+    found.extend([resolution] if resolution else [])
+    findings.extend([finding] if finding else [])
+
+
+def _baseline(name: str, source: Source, history: History) -> tuple[Resolution | None, Finding | None]:
+    declared = Declared(BASELINE, name, "")
+    if source.get(name) is None:
+        return None, _refused(f"The source has no migration {name} for the baseline (Prisma's P3017).", name)
+    limit = format_of(source.format).sort_key(name)
+    covered = [m for m in source.migrations if format_of(source.format).sort_key(m.name) <= limit]
+    standing = {row.name for row in history.applied}
+    if not history.rows and not history.unmanaged_tables:
+        text = f"The schema {history.schema} has no tables: the baseline {name} is passed over, all runs."
+        return Resolution(declared), warning(Reason.RESOLVED, text, name)
+    if not history.rows:
+        marks = tuple(covered)
+        return Resolution(declared, applied=marks), _told(
+            f"{len(marks)} up to {name} are marked applied", name
+        )
+    missing = next((m.name for m in covered if m.name not in standing), None)
+    if missing is None:
+        return Resolution(declared), None
+    text = (
+        f"The history has rows already, but {missing} is not applied: a baseline is for a database without a "
+        f"history. Say in `spec.resolve` what became of {missing}."
+    )
+    return None, _refused(text, missing)
+
+
+def _resolve(entry: Resolve, source: Source, history: History) -> tuple[Resolution | None, Finding | None]:
+    name = entry.migration
+    declared = Declared(entry.as_, name, entry.requested_at)
+    rows = [row for row in history.rows if row.name == name]
+    failed = tuple(row.id for row in rows if row.failed)
+    match entry.as_:
+        case ResolveAs.APPLIED:
+            migration = source.get(name)
+            if any(row.applied for row in rows):
+                return Resolution(declared), None
+            if migration is None:
+                return None, _refused(f"The source has no migration {name} (Prisma's P3017).", name)
+            if any(row.finished_at is not None for row in rows):
+                text = f"{name} was applied and rolled back; it cannot be marked as applied (Prisma's P3008)."
+                return None, _refused(text, name)
+            made = Resolution(declared, rolled_back=failed, applied=(migration,))
+            return made, _told(f"{name} is marked as applied", name)
+        case ResolveAs.ROLLED_BACK:
+            if failed:
+                made = Resolution(declared, rolled_back=failed)
+                return made, _told(f"the failed {name} is marked as rolled back", name)
+            if not rows:
+                text = f"The history knows no {name} that could have been rolled back (Prisma's P3011)."
+                return None, _refused(text, name)
+            if all(row.finished_at is not None for row in rows):
+                text = f"{name} did not fail: it cannot be marked as rolled back (Prisma's P3012)."
+                return None, _refused(text, name)
+            return Resolution(declared), None
+
+
+def _refused(text: str, migration: str) -> Finding:
+    return error(Reason.RESOLVE_REFUSED, text, migration)
+
+
+def _told(text: str, migration: str) -> Finding:
+    message = f"Before anything runs, {text} in the history; nothing of it runs for that."
+    return Finding(severity=Severity.INFO, reason=Reason.RESOLVED, message=message, migration=migration)
+
+
+def resolved(history: History, resolutions: Sequence[Resolution]) -> History:
+    """*history* as it is once *resolutions* have been carried out."""
+    ids = {row_id for resolution in resolutions for row_id in resolution.rolled_back}
+    marked = [migration for resolution in resolutions for migration in resolution.applied]
+    if not ids and not marked:
+        return history
+    last = max((row.started_at for row in history.rows), default=_EPOCH)
+    rows = [replace(row, rolled_back_at=row.started_at) if row.id in ids else row for row in history.rows]
+    for place, migration in enumerate(marked, 1):
+        when = last + timedelta(milliseconds=place)
+        rows.append(HistoryRow("", migration.name, migration.up.checksum, when, when))
+    return replace(history, exists=True, rows=tuple(rows), unmanaged_tables=False)
+
+
+def carry_out(ctx: StepContext, session: Session, resolutions: Sequence[Resolution], verb: str) -> None:
+    """Change the history as *resolutions* say, all or nothing, and keep in the journal that it was done."""
+    tool = _resolver(ctx)
+    with session.conn.transaction():
+        tool.ensure_table(session)
+        tool.lock_history(session)
+        journal.ensure(session)
+        ownership.write_stamp(session, ctx.request.environment)
+        for resolution in resolutions:
+            rolled_back = tool.mark_rolled_back(session, resolution.rolled_back)
+            made = [tool.mark_applied(session, m.name, m.up.checksum) for m in resolution.applied]
+            declared = resolution.declared
+            journal.append(
+                session,
+                ctx.request,
+                Event.RESOLVED,
+                verb=verb,
+                migration=declared.migration,
+                detail={
+                    "as": declared.how,
+                    "requestedAt": declared.requested_at,
+                    "made": made,
+                    "rolledBack": rolled_back,
+                },
+            )
+
+
+def take_back(ctx: StepContext, session: Session, entries: Sequence[Entry], verb: str) -> None:
+    """Undo what the journal's *entries* (Resolved) of this operation changed; they are due again then."""
+    tool = _resolver(ctx)
+    with session.conn.transaction():
+        tool.lock_history(session)
+        for entry in entries:
+            tool.unmark(session, entry.detail["made"], entry.detail["rolledBack"])
+        journal.append(session, ctx.request, Event.UNRESOLVED, verb=verb)
+
+
+def _resolver(ctx: StepContext) -> ResolvingFormat:
+    tool = resolver_of(ctx.request.format)
+    assert tool is not None  # noqa: S101  the plan refuses what the format cannot do
+    return tool
