@@ -7,6 +7,7 @@ import pytest
 from godwit.contract.policy import SqlCheck
 from godwit.contract.reasons import Reason
 from godwit.contract.request import RevertScope
+from godwit.engine import ownership
 from godwit.engine.errors import StepFailed
 
 USERS = "CREATE TABLE users (id int PRIMARY KEY, name text);"
@@ -78,3 +79,15 @@ def test_an_attempt_that_goes_on_later_has_not_failed(project):
     with pytest.raises(StepFailed):
         project.apply()
     assert last_row(project)["event"] == "Claimed"
+
+
+def test_a_step_that_comes_after_somebody_else_gives_back_what_its_backup_claimed(project):
+    project.write("001_users", USERS)
+    project.deploy("u1")
+    project.write("002_more", "CREATE TABLE more (id int);")
+    with project.context("u2").session(writing=True) as session:
+        ownership.claim(session, project.context("u2").request)
+    with pytest.raises(StepFailed) as caught:
+        project.apply("u2", expected_journal=1)
+    assert caught.value.failure.reason is Reason.STATE_MOVED
+    assert project.deploy("u3").applied == 1

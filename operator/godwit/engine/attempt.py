@@ -50,7 +50,12 @@ def attempt(
         if done is not None:
             ctx.resumed.set()
             return kind.model_validate(done).model_copy(update={"journal_head": journal.head(session)})
-        check_fence(ctx, session)
+        try:
+            check_fence(ctx, session)
+        except StepFailed:
+            # Its run's backup may have claimed the database, and what comes next is planned anew.
+            ownership.release_quietly(session, ctx.request.operation)
+            raise
         ownership.take_turn(session, ctx.request, verb.verb)
         ownership.claim(session, ctx.request)
         work = begin(session)

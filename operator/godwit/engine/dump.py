@@ -16,6 +16,7 @@ from godwit.contract.request import BackupInput, BackupType, DeleteBackupInput, 
 from godwit.engine import journal
 from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed, fail, from_postgres
+from godwit.engine.holding import held
 from godwit.engine.manifest import SUFFIX, Manifest, read_manifest, write_manifest
 from godwit.engine.programs import CHUNK, bare_environment, environment, major, running, version
 from godwit.engine.session import Session
@@ -37,11 +38,12 @@ _UNTOUCHED: Final = "The database was only read; no finished backup was touched.
 def backup_verb(ctx: StepContext, verb: BackupInput) -> BackupOutcome:
     """Dump the database to the store; one that is there already, finished, is the answer again.
 
-    Everything (the dump, the rows counted, the state of the history) is of one snapshot. Raises StepFailed:
-    BackupFailed, StateMoved, ServerTooNew, StoreUnavailable, ConnectionLost and those of connecting.
+    Everything (the dump, the rows counted, the state of the history) is of one snapshot. Made for a run, it
+    holds the database for that run. Raises StepFailed: BackupFailed, StateMoved, ServerTooNew,
+    StoreUnavailable, DatabaseBusy, ConnectionLost and those of connecting.
     """
     store = ctx.store()
-    with _store_failures(), ctx.session() as session:
+    with _store_failures(), held(ctx), ctx.session() as session:
         found = read_manifest(store, verb.location)
         if found is not None:
             return _again(ctx, store, verb, found, session)
@@ -64,11 +66,13 @@ def backup_verb(ctx: StepContext, verb: BackupInput) -> BackupOutcome:
 def verify_backup_verb(ctx: StepContext, verb: VerifyBackupInput) -> VerifyBackupOutcome:
     """Read the whole archive back: its bytes as in the manifest, and every part of it legible to pg_restore.
 
-    pg_restore's list alone proves nothing: it reads only the beginning. Needs no database. Raises
-    StepFailed(BackupUnusable, StoreUnavailable).
+    pg_restore's list alone proves nothing: it reads only the beginning. Needs no database, but holds it for
+    its run where it comes right after the Backup. Raises StepFailed(BackupUnusable, StoreUnavailable), and as
+    Backup there.
     """
     store = ctx.store()
-    with _store_failures():
+    after_backup = any(isinstance(v, BackupInput) for v in ctx.request.verbs)
+    with _store_failures(), held(ctx) if after_backup else contextlib.nullcontext():
         manifest = read_manifest(store, verb.location)
         if manifest is None:
             raise fail(Reason.BACKUP_UNUSABLE, f"No finished backup is at {verb.location}.")
@@ -144,7 +148,9 @@ def _dump(ctx: StepContext, store: Store, verb: BackupInput, session: Session, d
             raise fail(
                 Reason.STATE_MOVED, "The history is no longer the one that was planned.", standing=_UNTOUCHED
             )
-        head = journal.head(session) if journal.exists(session) else 0
+        head = 0
+        with contextlib.suppress(StepFailed):  # a role that only reads need not use the journal
+            head = journal.head(session)
         ctx.log.info("backup.started", message=f"pg_dump {dump_version}", location=verb.location)
         tables: dict[str, TableCount] = {}
 
