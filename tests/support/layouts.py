@@ -39,7 +39,12 @@ def _dbmate(number: int, up: str, down: str, transaction: bool) -> Mapping[str, 
     return {f"{20260101000000 + number}_step.sql": text}
 
 
+def _flyway(number: int, up: str, down: str, _: bool) -> Mapping[str, str]:
+    return {f"V{number}__step.sql": up, f"U{number}__step.sql": down}
+
+
 GOLANG_MIGRATE = Layout(Format.GOLANG_MIGRATE, _golang_migrate)
 GOOSE = Layout(Format.GOOSE, _goose)
 DBMATE = Layout(Format.DBMATE, _dbmate, lambda number: str(20260101000000 + number))
-LAYOUTS = {layout.format.value: layout for layout in (GOLANG_MIGRATE, GOOSE, DBMATE)}
+FLYWAY = Layout(Format.FLYWAY, _flyway)
+LAYOUTS = {layout.format.value: layout for layout in (GOLANG_MIGRATE, GOOSE, DBMATE, FLYWAY)}

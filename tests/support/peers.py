@@ -8,6 +8,7 @@ from pathlib import Path
 
 import golang
 import layouts
+import maven
 import node
 from layouts import Layout
 
@@ -72,6 +73,13 @@ def dbmate() -> Path:
     return found[0]
 
 
+def flyway() -> tuple[str, ...]:
+    """Java with Flyway's command line. Raises MissingToolError."""
+    jars = maven.jars(INTEROP / "flyway" / "tools")
+    quick = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto")
+    return ("java", *quick, "-cp", f"{jars}/*", "org.flywaydb.commandline.Main")
+
+
 @dataclass(frozen=True)
 class Peer:
     """A tool in a team's folder, on its database, told in its own words."""
@@ -80,7 +88,8 @@ class Peer:
     layout: Layout
     folder: Path
     up_words: tuple[str, ...]
-    down_words: tuple[str, ...]
+    down_words: tuple[str, ...] | None
+    """None: it cannot go down."""
     status_words: tuple[str, ...]
     clean: Callable[[Ended, Path], bool]
     """Whether what it says of its status means that nothing is pending and nothing failed."""
@@ -95,6 +104,7 @@ class Peer:
 
     def down(self) -> Ended:
         """Take the newest back."""
+        assert self.down_words is not None
         return self.tool.run(*self.down_words)
 
     def settled(self) -> str:
@@ -143,8 +153,35 @@ def _dbmate_peer(uri: str, folder: Path) -> Peer:
     return Peer(Tool(words, folder), layouts.DBMATE, folder, ("migrate",), ("rollback",), status, clean)
 
 
+def _flyway_peer(uri: str, folder: Path) -> Peer:
+    def clean(said: Ended, _: Path) -> bool:
+        return said.status == 0 and not re.search(r"Pending|Failed|Outdated", said.text)
+
+    where = re.sub(r"^postgres(ql)?://[^@]*@", "jdbc:postgresql://", uri)
+    # The lock of a session, which lets it build an index concurrently; the key is the same.
+    settings = ("-postgresql.transactional.lock=false", "-color=never")
+    words = (
+        *flyway(),
+        f"-url={where}",
+        "-user=postgres",
+        "-password=none",
+        f"-locations=filesystem:{folder}",
+    )
+    return Peer(
+        Tool((*words, *settings), folder, {"REDGATE_DISABLE_TELEMETRY": "true"}),
+        layouts.FLYWAY,
+        folder,
+        ("migrate",),
+        None,
+        ("info",),
+        clean,
+        has_lock=True,
+    )
+
+
 PEERS: dict[str, Callable[[str, Path], Peer]] = {
     "golang-migrate": _golang_migrate_peer,
     "goose": _goose_peer,
     "dbmate": _dbmate_peer,
+    "flyway": _flyway_peer,
 }

@@ -49,6 +49,7 @@ class Format(StrEnum):
     GOLANG_MIGRATE = "GolangMigrate"
     GOOSE = "Goose"
     DBMATE = "Dbmate"
+    FLYWAY = "Flyway"
     AUTO = "Auto"
     """Whichever of these the folder's files show; refused where that is unclear."""
 

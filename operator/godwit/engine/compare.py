@@ -101,7 +101,7 @@ def compare(
                     row.name,
                 )
             )
-        elif migration is not None and not same_script(row.checksum, migration.up):
+        elif migration and not migration.repeatable and not same_script(row.checksum, migration.up):
             found.append(
                 Finding(
                     severity=_EDITED[edited],
@@ -115,7 +115,7 @@ def compare(
     found += [
         tell(Reason.OUT_OF_ORDER, f"{m.name} is pending and older than what is applied.", m.name)
         for m in chosen.ups
-        if newest is not None and sort_key(m.name) < newest
+        if newest is not None and not m.repeatable and sort_key(m.name) < newest
     ]
     return found
 

@@ -20,12 +20,14 @@ class Transaction(StrEnum):
     """What a file, or its tool, says about the transaction that it runs in.
 
     Judged: what is in it decides (Prisma). OneMessage: the same, but what cannot run in a transaction must be
-    alone in its file, because the tool sends a file as one message (golang-migrate). Always: in one
-    transaction, or not at all. Never: a directive of the tool takes it out of one.
+    alone in its file, because the tool sends a file as one message (golang-migrate). Unmixed: such statements
+    have a file of their own, as many as they are (Flyway). Always: in one transaction, or not at all. Never:
+    a directive of the tool takes it out of one.
     """
 
     JUDGED = "Judged"
     ONE_MESSAGE = "OneMessage"
+    UNMIXED = "Unmixed"
     ALWAYS = "Always"
     NEVER = "Never"
 
@@ -62,6 +64,8 @@ class Migration:
     name: str
     up: Script
     down: Script | None = None
+    repeatable: bool = False
+    """Whether it has no version and runs again whenever it has changed."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,8 @@ class History:
     rows: tuple[HistoryRow, ...] = ()
     unmanaged_tables: bool = False
     """Whether the schema holds tables although there is no history table."""
+    baseline: str = ""
+    """The version up to which the tool was told that everything is there."""
     newest_only: bool = False
     """Whether the table knows the newest migration only, which stands for all before it."""
 

@@ -221,7 +221,16 @@ def _check_statement_wise(
             "it cannot run in a transaction, and a file is sent as one message: give it a file of its own",
             migration,
         )
-    by_itself = len(parsed.statements) == 1 or asked is Transaction.NEVER
+    mixed = next((s for s in parsed.statements if s.transactional), None)
+    if asked is Transaction.UNMIXED and mixed:
+        raise _refused(
+            parsed.script,
+            alien,
+            f"it cannot run in a transaction and line {mixed.line} can: give it a file of its own, or set "
+            f"{parsed.script.directive}",
+            migration,
+        )
+    by_itself = len(parsed.statements) == 1 or asked in {Transaction.NEVER, Transaction.UNMIXED}
     if environment is Environment.PRODUCTION and not by_itself and not _marked(parsed.body):
         raise _refused(
             parsed.script,

@@ -44,6 +44,9 @@ def test_begun_by_godwit_and_gone_on_with_by_the_tool(team):
 def test_the_tool_takes_back_what_godwit_applied(team):
     names = two(team)
     team.deploy()
+    if team.peer.down_words is None:  # its open source edition has no way back
+        assert team.peer.tool.run("undo").status != 0
+        return
     done = team.peer.down()
     assert done.status == 0, done.text
     planned = team.planned()

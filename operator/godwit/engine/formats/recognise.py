@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from godwit.contract.request import Format
-from godwit.engine.formats import dbmate_folder, goose_folder
+from godwit.engine.formats import dbmate_folder, flyway_folder, goose_folder
 from godwit.engine.formats.prisma_folder import LOCK, UP
 from godwit.engine.formats.text import invalid
 
@@ -43,6 +43,8 @@ def _candidates(files: Mapping[str, bytes]) -> list[Format]:
         found.append(Format.GOOSE)
     if any(map(dbmate_folder.marked, texts)):
         found.append(Format.DBMATE)
+    if any(map(flyway_folder.recognised, files)):
+        found.append(Format.FLYWAY)
     return found
 
 

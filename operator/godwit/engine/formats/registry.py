@@ -3,7 +3,7 @@
 from typing import Final
 
 from godwit.contract.request import Format
-from godwit.engine.formats import dbmate, golang_migrate, goose, prisma
+from godwit.engine.formats import dbmate, flyway, golang_migrate, goose, prisma
 from godwit.engine.formats.base import MigrationFormat, ResolvingFormat
 
 _FORMATS: Final[dict[Format, MigrationFormat]] = {
@@ -11,6 +11,7 @@ _FORMATS: Final[dict[Format, MigrationFormat]] = {
     Format.GOLANG_MIGRATE: golang_migrate,
     Format.GOOSE: goose,
     Format.DBMATE: dbmate,
+    Format.FLYWAY: flyway,
 }
 _RESOLVING: Final[dict[Format, ResolvingFormat]] = {Format.PRISMA: prisma}
 

@@ -2,11 +2,11 @@
 
 from typing import Final
 
-from godwit.engine.formats import common, dbmate, golang_migrate, goose, prisma
+from godwit.engine.formats import common, dbmate, flyway, golang_migrate, goose, prisma
 from godwit.engine.formats.base import MigrationFormat
 from godwit.engine.session import Session
 
-_TOOLS: Final[tuple[MigrationFormat, ...]] = (prisma, goose)
+_TOOLS: Final[tuple[MigrationFormat, ...]] = (prisma, goose, flyway)
 """Those whose table no other tool has."""
 _SHARED: Final = "schema_migrations"
 

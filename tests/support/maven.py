@@ -1,0 +1,61 @@
+"""Java libraries for tests, in ~/.cache/godwit: the versions of a pom.xml, each file with its SHA-256.
+
+Maven asks the repository that it is set up for; a file whose hash is not the one in sha256sums is refused.
+"""
+
+import fcntl
+import hashlib
+import shutil
+import subprocess
+from pathlib import Path
+
+from node import CACHE, MissingToolError
+
+_COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
+
+
+def jars(folder: Path) -> Path:
+    """The folder with what *folder*'s pom.xml names, and nothing that these need in turn.
+
+    Downloaded once for each content of pom.xml and sha256sums. Raises MissingToolError.
+    """
+    missing = [name for name in ("java", "mvn") if not shutil.which(name)]
+    if missing:
+        raise MissingToolError(
+            f"These tests need Java >= 17 and Maven; not on the PATH: {', '.join(missing)}. Install them, or "
+            "leave these tests out: make test-fast ARGS='-m \"not cluster and not slow and not interop\"'"
+        )
+    pom, sums = folder / "pom.xml", folder / "sha256sums"
+    content = hashlib.sha256(pom.read_bytes() + sums.read_bytes()).hexdigest()
+    target = CACHE / f"{folder.parent.name}-{content[:16]}"
+    CACHE.mkdir(parents=True, exist_ok=True)
+    # Test processes that run side by side ask for the same: one downloads, the others wait for it.
+    with target.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            unfinished = target.with_suffix(".unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            _download(pom, unfinished)
+            _check(unfinished, sums)
+            unfinished.rename(target)
+    return target
+
+
+def _download(pom: Path, target: Path) -> None:
+    done = subprocess.run(
+        ["mvn", "--quiet", "--batch-mode", f"--file={pom}", _COPY, f"-DoutputDirectory={target}"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise MissingToolError(f"Maven could not bring what {pom} names: {done.stdout.strip()[-1500:]}")
+
+
+def _check(folder: Path, sums: Path) -> None:
+    wanted = dict(line.split()[::-1] for line in sums.read_text().splitlines())
+    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    if found != wanted:
+        wrong = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+        raise MissingToolError(f"Maven brought other files than {sums} says: {', '.join(wrong)}")
