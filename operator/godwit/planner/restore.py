@@ -10,7 +10,7 @@ from godwit.api.restore import DatabaseRestore, DatabaseRestoreStatus
 from godwit.contract.base import digest
 from godwit.contract.outcome import Failure, RestoreOutcome, StepOutcome
 from godwit.contract.reasons import Reason
-from godwit.contract.request import BackupType, RestoreInput, StepRequest, VerifyInput
+from godwit.contract.request import BackupType, Format, RestoreInput, StepRequest, VerifyInput
 from godwit.planner.conditions import Stand, Verdict, announce, conditions, phase
 from godwit.planner.decision import GONE, Decision, DeleteStep, Effect, Hold, SetFinalizer, StepSeen, StepSpec
 from godwit.planner.policy import connection_of
@@ -171,6 +171,7 @@ def restore_step(seen: RestoreSeen, database: PostgresDatabase, backup: Database
             expected_journal=order.expected_journal if order else None,
             not_after=since + START_WINDOW,
             budget_seconds=RESTORE_BUDGET,
+            format=order.format if order else Format.AUTO,
             verbs=(
                 RestoreInput(
                     location=backup.status.location,
