@@ -40,7 +40,7 @@ from godwit.runner.log import JsonLog, redactor
 from .folders import Migration
 from .proxy import Cut, Proxy
 
-PATIENCE_S = 20
+PATIENCE_S = 60
 # A session that just begins has locks already, and is not in pg_stat_activity yet.
 _LEFT = """
 SELECT pid, state, query FROM pg_stat_activity
