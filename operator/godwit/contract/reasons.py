@@ -178,7 +178,7 @@ CATALOGUE: dict[Reason, Advice] = {
     Reason.AUTHENTICATION_FAILED: _w("PostgreSQL refused the user or the password.", "Correct the Secret; it is tried again."),
     Reason.DATABASE_MISSING: _w("The server has no database of that name.", "Create it, or correct the connection."),
     Reason.ROLE_REFUSED: _t("The session may not take `connection.role`.", "GRANT the role to the login user."),
-    Reason.POOLER_REFUSED: _t("A transaction pooler stands between: session locks would not hold.", "Give a direct connection, or declare `connection.pooler: Session` where it is one."),
+    Reason.POOLER_REFUSED: _t("A pooler stands between that was not declared, or that is in transaction mode: session locks would not hold.", "Give a direct connection, or declare `connection.pooler: Session` where the pooler keeps sessions."),
     Reason.STANDBY_REFUSED: _w("The server is a standby (in recovery).", "Point the connection at the primary."),
     Reason.DATABASE_CHANGED: _t("This is not the database that was planned for.", "If the change is meant, annotate `godwit.dev/requested-at` on both objects."),
     Reason.CONNECTION_LOST: _w("The connection broke during the step.", "Nothing: the journal tells what was committed, and the step goes on from there."),

@@ -5,6 +5,7 @@ that has been in its transaction for longer than `lock_timeout`: the try is not 
 """
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +14,7 @@ from typing import Final
 from pglast.parser import parse_sql_json
 
 from godwit.contract.outcome import LockHolder
-from godwit.engine.locks import ACCESS_EXCLUSIVE, CONFLICTS, strongest, table_locks
+from godwit.engine.locks import ACCESS_EXCLUSIVE, CONFLICTS, MODES, strongest, table_locks
 from godwit.engine.model import Statement
 from godwit.engine.redact import redact
 from godwit.engine.session import Session
@@ -112,7 +113,12 @@ class Look:
 
     blockers: tuple[Blocker, ...] = ()
     lockable: tuple[tuple[str, str], ...] = ()
-    """Tables that are there and that the role may lock by LOCK TABLE, with the mode, in a fixed order."""
+    """Tables that are there and that the role may lock by LOCK TABLE, quoted; with the mode, by name."""
+
+    def lock_tables(self) -> bytes:
+        """The statements that take them; `ShareRowExclusiveLock` is SHARE ROW EXCLUSIVE in SQL."""
+        words = {m: re.sub("(?<=[a-z])(?=[A-Z])", " ", m.removesuffix("Lock")).upper() for m in MODES}
+        return "; ".join(f"LOCK TABLE ONLY {name} IN {words[m]} MODE" for name, m in self.lockable).encode()
 
 
 def locks_of(statements: Iterable[Statement]) -> dict[str, str]:

@@ -127,7 +127,7 @@ def transactional(
             seen = patience.until_free(standing=standing)
         now = _UnderWay(parts[0].piece)
         try:
-            _once(run, parts, seen.lockable, now)
+            _once(run, parts, seen.lock_tables(), now)
         except ScriptError as met:
             piece = now.piece
             rolled_back(run.session)
@@ -174,7 +174,7 @@ class _UnderWay:
     began: float = 0.0
 
 
-def _once(run: Run, parts: Sequence[Part], lockable: Sequence[tuple[str, str]], now: _UnderWay) -> None:
+def _once(run: Run, parts: Sequence[Part], lock: bytes, now: _UnderWay) -> None:
     conn, first = run.session.conn, parts[0]
     try:
         run.session.execute("BEGIN")
@@ -184,9 +184,9 @@ def _once(run: Run, parts: Sequence[Part], lockable: Sequence[tuple[str, str]], 
         set_limits(run, local=True, statements=first.piece.statements)
         with run.watch.armed():
             first.before()
-            if lockable:
+            if lock:
                 # All at once and always in the same order: a try that fails has cost nobody more than a wait.
-                conn.execute(_lock_tables(lockable))
+                conn.execute(lock)
             _script(run, first, body, now)
             for part in parts[1:]:
                 now.piece, now.through = part.piece, 0
@@ -223,12 +223,6 @@ def _script(run: Run, part: Part, body: str, now: _UnderWay) -> None:
     # The script may have set its own.
     set_limits(run, local=True, statements=statements)
     part.finish(opened.txid)
-
-
-def _lock_tables(lockable: Sequence[tuple[str, str]]) -> bytes:
-    """LOCK TABLE for each table, its name quoted already; pg_locks' names of modes in SQL's words."""
-    words = {m: re.sub("(?<=[a-z])(?=[A-Z])", " ", m.removesuffix("Lock")).upper() for _, m in lockable}
-    return "; ".join(f"LOCK TABLE ONLY {name} IN {words[mode]} MODE" for name, mode in lockable).encode()
 
 
 def _opening(piece: Piece) -> tuple[str, str]:

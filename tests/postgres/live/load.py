@@ -11,6 +11,7 @@ import random
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -55,12 +56,15 @@ class Load:
             due += self.period
         conn.close()
 
-    def report(self, seconds: float, every: float) -> None:
-        """Somebody who reads the table in a transaction for long, again and again."""
+    def report(self, ready: threading.Barrier, seconds: float, every: float) -> None:
+        """Somebody who reads the table in a transaction for long, again and again, from the beginning on."""
+        begun: Callable[[], object] = ready.wait
         with psycopg.connect(self.uri, autocommit=True, application_name="report") as conn:
             while True:
                 with conn.transaction():
                     conn.execute("SELECT count(*) FROM orders WHERE id < 1000")
+                    begun()
+                    begun = int  # the others wait for the first time only
                     if self.stop.wait(seconds):
                         return
                 if self.stop.wait(every - seconds):
@@ -70,10 +74,10 @@ class Load:
 def main() -> None:
     wanted = json.loads(sys.stdin.readline())
     load = Load(wanted)
-    ready = threading.Barrier(wanted["clients"] + 1)
+    ready = threading.Barrier(wanted["clients"] + bool(wanted["report"]) + 1)
     threads = [threading.Thread(target=load.client, args=(ready,)) for _ in range(wanted["clients"])]
     if wanted["report"]:
-        threads.append(threading.Thread(target=load.report, args=wanted["report"]))
+        threads.append(threading.Thread(target=load.report, args=(ready, *wanted["report"])))
     for thread in threads:
         thread.start()
     ready.wait()

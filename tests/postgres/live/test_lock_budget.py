@@ -142,7 +142,7 @@ def test_an_index_that_waits_for_an_old_snapshot_gives_up_after_its_own_budget_a
 def test_a_step_that_stands_still_does_not_keep_its_locks(tables, tmp_path):
     """Not killed, only stopped: neither its own watch nor a closed connection can help."""
     tables.write("002_x", "ALTER TABLE a ADD x int;")
-    policy = tables.policy(max_lock_hold_ms=1_500)
+    policy = tables.policy(max_lock_hold_ms=3_000)
     verb = ApplyInput(plan=tables.plan(policy=policy), policy=policy)
     request = tables.context("u2", "apply", verbs=(verb,)).request
     (tmp_path / "request.json").write_bytes(canonical_json(request))
@@ -158,9 +158,14 @@ def test_a_step_that_stands_still_does_not_keep_its_locks(tables, tmp_path):
         [sys.executable, "-m", "godwit.runner"], env=environ, stdout=subprocess.DEVNULL
     )
     try:
-        until(lambda: "AccessExclusiveLock" in tables.database.psql(HELD))
-        process.send_signal(signal.SIGSTOP)
-        until(lambda: "AccessExclusiveLock" not in tables.database.psql(HELD))
+        with psycopg.connect(tables.uri, autocommit=True) as looking:
+
+            def held():
+                return "AccessExclusiveLock" in (looking.execute(HELD).fetchone()[0] or "")
+
+            until(held)
+            process.send_signal(signal.SIGSTOP)
+            until(lambda: not held())
         assert process.poll() is None
     finally:
         process.kill()
