@@ -36,7 +36,7 @@ ARGS ?=
 # The environment is made again when what it is made from has changed, whatever the files' times say.
 STAMP := $(VENV)/.made-from-$(shell cat requirements/dev.txt pyproject.toml | git hash-object --stdin)
 
-.PHONY: help demo test test-fast lint bench bench-apply bench-live crds image cluster-up cluster-down lock clean $(VENV)
+.PHONY: help demo test test-fast lint bench bench-deploy bench-idle bench-apply bench-live crds image cluster-up cluster-down lock clean $(VENV)
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,8 +63,13 @@ lint: $(VENV) ## Check style, types, the two wings, generated files and the repo
 	$(PY) -m godwit.api.crd --check crds --docs docs
 	$(PY) tests/checks/repository.py
 
-bench: $(VENV) ## Measure on the real Kubernetes: from apply to Ready, and what the idle operator costs
-	$(PY) -m pytest tests/bench -s $(ARGS)
+bench: bench-deploy bench-idle bench-apply bench-live ## Measure everything, one after the other
+
+bench-deploy: $(VENV) ## Measure on the real Kubernetes from apply to Ready, beside a bare Job
+	$(PY) -m pytest tests/bench/test_deploy.py -s $(ARGS)
+
+bench-idle: $(VENV) ## Measure on the real Kubernetes what the idle operator costs, alone and with 1,000 objects
+	$(PY) -m pytest tests/bench/test_idle.py -s $(ARGS)
 
 bench-apply: $(VENV) ## Measure the engine beside psql and other migration tools; needs no cluster
 	$(PY) -m pytest tests/bench/apply -s $(ARGS)
