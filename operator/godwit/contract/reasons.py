@@ -61,6 +61,7 @@ class Reason(StrEnum):
     CONNECTION_INVALID = "ConnectionInvalid"
     DATABASE_UNREACHABLE = "DatabaseUnreachable"
     AUTHENTICATION_FAILED = "AuthenticationFailed"
+    TLS_REFUSED = "TlsRefused"
     DATABASE_MISSING = "DatabaseMissing"
     ROLE_REFUSED = "RoleRefused"
     POOLER_REFUSED = "PoolerRefused"
@@ -176,6 +177,7 @@ CATALOGUE: dict[Reason, Advice] = {
     Reason.CONNECTION_INVALID: _t("The connection cannot be understood.", "Correct the URI or the parts; the message names the parameter."),
     Reason.DATABASE_UNREACHABLE: _w("PostgreSQL does not answer.", "Check host, port, network policy and the server; it is tried again."),
     Reason.AUTHENTICATION_FAILED: _w("PostgreSQL refused the user or the password.", "Correct the Secret; it is tried again."),
+    Reason.TLS_REFUSED: _w("The encrypted connection did not come about: no TLS, or a certificate that is not trusted.", "Read the message: correct the authority (`sslcert` in Prisma's terms, `sslrootcert` in libpq's), the host name, or `sslmode`; it is tried again."),
     Reason.DATABASE_MISSING: _w("The server has no database of that name.", "Create it, or correct the connection."),
     Reason.ROLE_REFUSED: _t("The session may not take `connection.role`.", "GRANT the role to the login user."),
     Reason.POOLER_REFUSED: _t("A pooler stands between that was not declared, or that is in transaction mode: session locks would not hold.", "Give a direct connection, or declare `connection.pooler: Session` where the pooler keeps sessions."),

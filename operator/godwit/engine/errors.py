@@ -139,11 +139,21 @@ _BY_TEXT: Final = tuple(
     for pattern, reason in (
         (r"permission denied to set role|invalid value for parameter \"role\"", Reason.ROLE_REFUSED),
         (r"unsupported startup parameter", Reason.POOLER_REFUSED),
+        (
+            (
+                r"certificate verify failed|server certificate for|does not support SSL|tlsv1[0-9.]* alert"
+                r"|sslv3 alert|(root|private) (certificate|key) file|could not (read|load) .*certificate"
+                r"|could not load private key"
+            ),
+            Reason.TLS_REFUSED,
+        ),
+        (r"invalid sslmode value|invalid port number|invalid integer value", Reason.CONNECTION_INVALID),
         (r"database \"[^\n]*\" does not exist", Reason.DATABASE_MISSING),
         (r"permission denied for database", Reason.PERMISSION_DENIED),
         (
             (
-                r"authentication failed|no password supplied|no pg_hba\.conf entry|pg_hba\.conf rejects"
+                r"authentication failed|valid client certificate"
+                r"|no password supplied|no pg_hba\.conf entry|pg_hba\.conf rejects"
                 r"|role \"[^\n]*\" does not exist|is not permitted to log in|password .*expired"
             ),
             Reason.AUTHENTICATION_FAILED,

@@ -6,8 +6,9 @@ password, a `%` that escapes nothing), and libpq refuses Prisma's own parameters
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
@@ -38,6 +39,15 @@ _DROPPED: Final = frozenset(
 _PRISMA_ONLY: Final = _DROPPED | {"pgbouncer", "schema", "sslaccept", "sslidentity"}
 _OURS: Final = frozenset({"replication", "client_encoding"})
 """libpq keywords that would break what a step relies on."""
+
+
+_BUNDLES: Final = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
+"""Where Debian, Fedora, SUSE and Alpine keep the authorities that the machine trusts."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +87,21 @@ def parse_target(connection: Connection, environ: Mapping[str, str]) -> Target:
     for key, name in (("dbname", "database"), ("user", "user")):
         if not target.params.get(key):
             raise _invalid(f"The connection names no {name}.")
+    if target.params.get("sslrootcert") == "system":
+        target = replace(target, params={**target.params, **_system_roots(environ)})
     if any("\0" in value for value in (*target.params.values(), target.schema)):
         raise _invalid("The connection holds a NUL character.")
     return target
+
+
+def _system_roots(environ: Mapping[str, str]) -> dict[str, str]:
+    """The machine's own authorities as a file: the OpenSSL that psycopg brings knows no place of them.
+
+    As libpq's own `system` (PostgreSQL manual, section 32.1.2, sslrootcert) it asks for verify-full.
+    """
+    files = [environ.get("SSL_CERT_FILE", ""), *_BUNDLES]
+    found = next((file for file in files if file and Path(file).is_file()), None)
+    return {"sslrootcert": found or "system", "sslmode": "verify-full"}
 
 
 def _from_parts(connection: Connection, environ: Mapping[str, str]) -> dict[str, str]:
@@ -173,6 +195,9 @@ def _translated(given: Mapping[str, str]) -> dict[str, str]:
                 "The URI has sslcert and sslrootcert but no sslkey: it is not clear what sslcert is."
             )
         params["sslrootcert"] = params.pop("sslcert")
+        if given.get("sslaccept") == "accept_invalid_certs":
+            # Said, not merely the default: libpq would hold the server to an authority that it knows.
+            del params["sslrootcert"]
     accept = given.get("sslaccept", "accept_invalid_certs")
     if accept == "strict":
         params["sslmode"] = "verify-full"

@@ -54,8 +54,16 @@ BASE = {"host": "db", "user": "app", "password": "pw", "dbname": "shop"}
             BASE | {"sslmode": "verify-full", "sslrootcert": "/ca.pem"},
         ),
         (
-            "postgresql://app:pw@db/shop?sslmode=require&sslaccept=strict",
-            BASE | {"sslmode": "verify-full", "sslrootcert": "system"},
+            "postgresql://app:pw@db/shop?sslmode=require&sslaccept=strict&sslrootcert=/ca.pem",
+            BASE | {"sslmode": "verify-full", "sslrootcert": "/ca.pem"},
+        ),
+        (
+            "postgresql://app:pw@db/shop?sslcert=/ca.pem&sslaccept=accept_invalid_certs",
+            BASE,  # accepted, whatever it is
+        ),
+        (
+            "postgresql://app:p%40w%2F%3A@localhost:6432/shop?host=/var/run/postgresql",
+            BASE | {"host": "/var/run/postgresql", "port": "6432", "password": "p@w/:"},
         ),
         (
             "postgresql://app:pw@db/shop?sslcert=/c.pem&sslkey=/k.pem",
@@ -73,6 +81,16 @@ def test_the_schema_is_the_uris_else_the_first_declared_else_public():
     assert target("postgresql://app@db/shop", schemas=("a", "b")).schema == "a"
     assert target("postgresql://app@db/shop?schema=My%20App", schemas=("a",)).schema == "My App"
     assert target("host=db user=app dbname=shop", schemas=()).schema == "public"
+
+
+@pytest.mark.parametrize(
+    "uri", ["postgresql://app@db/shop?sslaccept=strict", "host=db user=app dbname=shop sslrootcert=system"]
+)
+def test_the_machines_own_authorities_are_a_file_that_any_openssl_can_read(uri, tmp_path):
+    bundle = tmp_path / "authorities.pem"
+    bundle.write_text("")
+    found = parse_target(Connection(), {DATABASE_URI_VAR: uri, "SSL_CERT_FILE": str(bundle)}).params
+    assert (found["sslmode"], found["sslrootcert"]) == ("verify-full", str(bundle))
 
 
 def test_pgbouncer_true_says_that_a_pooler_stands_between():
