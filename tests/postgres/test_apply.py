@@ -143,7 +143,7 @@ def test_a_source_that_was_edited_since_the_plan_is_refused(project):
     failure, _ = failure_of(lambda: project.apply(plan=ref))
     assert failure.reason is Reason.PLAN_CHANGED
     assert project.database.psql("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == "0"
-    assert project.database.psql("SELECT event FROM godwit.journal") == "Claimed"
+    assert project.database.psql("SELECT event FROM godwit.journal ORDER BY id") == "Claimed\nFailed"
 
 
 def test_begin_and_commit_around_a_file_are_taken_off(project):
