@@ -72,6 +72,8 @@ class Strategy(ApiModel):
     """How long a migration is tried again when its locks are busy: 10m, in Development 1m."""
     concurrent_budget: Duration | None = None
     """How long one CONCURRENTLY may take, which waits for every older transaction: 6h, in Development 1h."""
+    max_replica_lag: Duration = "10s"
+    """How far standbys may be behind before a backfill (`-- godwit: batched by`) waits; 0s: never."""
     statement_timeout: Duration | None = None
     """Bound of one statement; by default only `maxLockHold` bounds statements that lock existing tables."""
 

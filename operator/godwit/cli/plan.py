@@ -117,6 +117,7 @@ _MODES = {
     "Whole": "in one transaction",
     "Alone": "alone, outside a transaction",
     "StatementWise": "each by itself, outside one transaction",
+    "Batched": "in batches, each in a transaction of its own",
 }
 """The engine's modes of a file, in words."""
 

@@ -118,6 +118,8 @@ class Policy(Model):
     """`statement_timeout` of each statement; 0: bounded by `max_lock_hold_ms` only."""
     concurrent_budget_ms: int = Field(default=21_600_000, ge=1)
     """How long one CONCURRENTLY may take: it keeps nobody out, but waits for every older transaction."""
+    max_replica_lag_ms: int = Field(default=10_000, ge=0)
+    """How far standbys may be behind while a backfill goes on; 0: it does not look."""
     show_blocking_queries: bool = False
     """Whether the text of queries that stand in the way may be told."""
     checks: tuple[SqlCheck, ...] = ()

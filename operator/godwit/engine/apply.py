@@ -12,6 +12,7 @@ from godwit.contract.reasons import Reason
 from godwit.contract.request import ApplyInput
 from godwit.engine import journal, ownership
 from godwit.engine.attempt import attempt
+from godwit.engine.backfill import run_backfill
 from godwit.engine.batch import BATCH_ROLLED_BACK
 from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed
@@ -105,7 +106,8 @@ class _Applying:
             return
         if progress.started is None:
             progress = self._start(run, step)
-        run_statements(run, step, progress, settle=lambda left: self._settle(run, step, progress, left))
+        outside = run_backfill if step.run.batched else run_statements
+        outside(run, step, progress, settle=lambda left: self._settle(run, step, progress, left))
         run.point("before_commit")
         with self.session.conn.transaction():
             self.ctx.format.lock_history(self.session)
@@ -270,9 +272,7 @@ def _explained(step: PlannedMigration, left: Left) -> StepFailed:
     if left.clean:
         standing = f"{undone}Nothing of {step.name} is left."
         return StepFailed(failure.model_copy(update={"standing": standing, "migration": step.name}))
-    total = len(step.run.statements)
-    done = ", ".join(f"{s.index + 1} (line {s.line})" for s in left.standing) or "none"
-    standing = f"{undone}Of the {total} statements of {step.name} these are done: {done}."
+    standing = f"{undone}{left.told(step)}"
     if left.unknown:
         return StepFailed(failure.model_copy(update={"standing": standing, "migration": step.name}))
     update = {

@@ -50,6 +50,8 @@ def batch_findings(steps: Sequence[PlannedMigration], policy: Policy) -> list[Fi
 
 def _obstacle(step: PlannedMigration, *, first: bool) -> tuple[Statement, str] | None:
     statements = step.run.statements
+    if step.run.mode is Mode.BATCHED:
+        return statements[0], "it runs in batches, each with a transaction of its own"
     alien = next((s for s in statements if not s.transactional), None)
     if alien is not None or step.run.mode is Mode.STATEMENT_WISE:
         return alien or statements[0], "it cannot run in a transaction"

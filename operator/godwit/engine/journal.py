@@ -36,6 +36,8 @@ class Event(StrEnum):
     """A file that runs outside a transaction began; `detail.row` is its history row."""
     SENT = "Sent"
     """A statement that cannot run in a transaction is about to run; `detail.before` is how it is judged."""
+    BATCH = "Batch"
+    """How far a backfill got; `detail.upTo` is the last key done. The one row is kept up to date."""
     STATEMENT = "Statement"
     """A statement of such a file is done."""
     UNDONE = "Undone"
@@ -239,6 +241,14 @@ def append(
             },
         ).fetchone()
     return int(row[0]) if row else 0
+
+
+def advance(session: Session, row_id: int, detail: dict[str, Any]) -> None:
+    """Bring the row of a backfill up to date, in the open transaction."""
+    session.execute(
+        "UPDATE godwit.journal SET detail = %s, at = clock_timestamp(), txid = txid_current() WHERE id = %s",
+        (Jsonb(detail), row_id),
+    )
 
 
 def head(session: Session) -> int:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from godwit.contract.base import digest
 from godwit.contract.outcome import Finding, PlanOutcome
 from godwit.contract.request import Direction, Format
+from godwit.engine.batched import Batched
 
 
 class Transaction(StrEnum):
@@ -179,11 +180,13 @@ class Mode(StrEnum):
     Alone: a single CALL or DO, which may commit by itself; sent outside a transaction.
     StatementWise: holds something that cannot run in a transaction; each statement that can commits with its
     progress row, the rest is judged from the catalog.
+    Batched: one statement, in ranges of a key, each in a transaction with its progress row.
     """
 
     WHOLE = "Whole"
     ALONE = "Alone"
     STATEMENT_WISE = "StatementWise"
+    BATCHED = "Batched"
 
 
 @dataclass(frozen=True)
@@ -216,6 +219,8 @@ class ParsedScript:
     mode: Mode
     body: str
     statements: tuple[Statement, ...]
+    batched: Batched | None = None
+    """How its one statement runs in ranges, where the file asks for that."""
 
     @property
     def destructive(self) -> bool:

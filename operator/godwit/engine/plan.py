@@ -1,6 +1,6 @@
 """The plan: what is to run, and everything found on the way. `make_plan` is pure; the rest reads for it."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import psycopg
@@ -12,11 +12,21 @@ from godwit.contract.policy import Environment, Policy
 from godwit.contract.reasons import Reason
 from godwit.contract.request import Direction, PlanInput
 from godwit.engine import journal, ownership
+from godwit.engine.backfill import key_findings
 from godwit.engine.batch import batch_findings
 from godwit.engine.compare import LATEST, NOTHING, aim, compare, downgrade_finding, resolve_finding, warning
 from godwit.engine.errors import StepFailed, from_postgres
 from godwit.engine.formats.registry import format_of
-from godwit.engine.model import Declared, History, Mode, Plan, Script, Source, state_digest
+from godwit.engine.model import (
+    Declared,
+    History,
+    Mode,
+    Plan,
+    PlannedMigration,
+    Script,
+    Source,
+    state_digest,
+)
 from godwit.engine.obstacles import swap_obstacles
 from godwit.engine.redact import redact
 from godwit.engine.resolve import due, resolved
@@ -49,13 +59,15 @@ def make_plan(
     restore_obstacles: Sequence[str] = (),
     invalid_indexes: Sequence[str] = (),
     carried_out: Collection[Declared] = (),
+    found_for: Callable[[Sequence[PlannedMigration]], list[Finding]] = lambda _: [],
 ) -> Plan:
     """What leads from *history* to *target* in *source*, in the database *identity*.
 
     *target*: Latest, a migration's name, or nothing (as a plan's own `target` says it). *kept_downs*: down
     scripts as they were applied; they win over the source's. Same input, same digests: the journal's head and
     the obstacles and indexes do not count. *carried_out*: what of the policy's `resolve` and `baseline` was
-    done before. `Plan.refusal` says whether anything may run.
+    done before. *found_for*: what only the database can tell of the steps; it does not count either.
+    `Plan.refusal` says whether anything may run.
     """
     found = history
     resolutions, told = due(policy, source, found, carried_out)
@@ -79,7 +91,7 @@ def make_plan(
         tables = format_of(source.format).TABLES
         steps = up_steps(chosen, policy.environment, tables, findings)
         content = [(m.name, m.up.content, m.down.content if m.down else "") for m in chosen.ups]
-    findings += batch_findings(steps, policy)
+    findings += [*batch_findings(steps, policy), *found_for(steps)]
     leaving = {row.name for row in chosen.downs}
     expected = {row.name: row.checksum for row in history.applied if row.name not in leaving}
     expected |= {m.name: m.up.checksum for m in chosen.ups}
@@ -171,6 +183,7 @@ def plan_of(
         journal_head=journal.head(session),
         restore_obstacles=swap_obstacles(session) if policy.backup_required else (),
         invalid_indexes=[name for (name,) in invalid],
+        found_for=lambda steps: key_findings(session, steps),
         carried_out=journal.carried_out(session, operation) if policy.resolve or policy.baseline else (),
     )
 

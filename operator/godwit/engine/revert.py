@@ -12,6 +12,7 @@ from godwit.contract.reasons import Reason
 from godwit.contract.request import RevertInput, RevertScope
 from godwit.engine import journal, ownership
 from godwit.engine.attempt import attempt
+from godwit.engine.backfill import run_backfill
 from godwit.engine.batch import BATCH_ROLLED_BACK, batch_findings
 from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed, fail
@@ -210,7 +211,8 @@ class _Reverting:
             return
         if progress.started is None:
             progress = self._start(run, step)
-        run_statements(run, step, progress, settle=lambda left: self._settle(step, left))
+        outside = run_backfill if step.run.batched else run_statements
+        outside(run, step, progress, settle=lambda left: self._settle(step, left))
         run.point("before_commit")
         with self.session.conn.transaction():
             self.ctx.format.lock_history(self.session)
@@ -266,11 +268,10 @@ class _Reverting:
             standing = f"{step.name} stays applied; nothing of its way back is left."
             return StepFailed(failure.model_copy(update={"standing": standing}))
         self.partial = step.name
-        done = ", ".join(f"{s.index + 1} (line {s.line})" for s in left.standing) or "none"
         update = {
             "reason": Reason.PARTIALLY_APPLIED,
             "message": f"The way back of {step.name} is half done: {failure.message}",
-            "standing": f"Of {len(step.run.statements)} statements of its down.sql these are done: {done}.",
+            "standing": left.told(step),
         }
         return StepFailed(failure.model_copy(update=update))
 

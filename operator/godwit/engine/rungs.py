@@ -33,7 +33,7 @@ def _transaction(steps: Sequence[PlannedMigration], policy: Policy) -> RungState
 
 
 def _undo(steps: Sequence[PlannedMigration]) -> RungState:
-    outside = [s for s in steps if s.run.mode is not Mode.WHOLE]
+    outside = [s for s in steps if s.run.mode not in {Mode.WHOLE, Mode.BATCHED}]
     if not outside:
         return RungState(rung=Rung.UNDO, possible=False, why="nothing runs outside a transaction")
     blind = [

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from godwit.contract.policy import Environment
 from godwit.contract.reasons import Reason
+from godwit.engine.batched import Batched, NotBatched, asked, take_apart
 from godwit.engine.classify import Facts, facts, made_after
 from godwit.engine.errors import StepFailed, fail
 from godwit.engine.model import Mode, ParsedScript, Script, Statement, Transaction
@@ -76,10 +77,26 @@ def _parse(script: Script, environment: Environment, tables: Collection[str], mi
             raise _refused(script, statement, why, migration)
         made = made_after(statement.tag, node, made)
         statements.append(_judged(statement, index, found))
+    if batched := _batched(script, raw, wrapped=wrapped, migration=migration):
+        return ParsedScript(script, Mode.BATCHED, body, tuple(statements), batched)
     result = ParsedScript(script, _mode(script, statements, wrapped=wrapped), body, tuple(statements))
     if result.mode is Mode.STATEMENT_WISE:
         _check_statement_wise(result, environment, wrapped=wrapped, migration=migration)
     return result
+
+
+def _batched(script: Script, raw: list[_Raw], *, wrapped: bool, migration: str) -> Batched | None:
+    try:
+        wish = asked(script.text)
+        if wish is None:
+            return None
+        key, size, line = wish
+        if len(raw) != 1 or wrapped:
+            raise NotBatched("what runs in batches needs a file of its own, without BEGIN and COMMIT", line)
+        statement, node = raw[0]
+        return take_apart(statement.text, statement.tag, node, key=key, size=size, line=statement.line)
+    except NotBatched as no:
+        raise _unreadable(script, Reason.STATEMENT_REFUSED, str(no), migration, no.line) from None
 
 
 def _split(script: Script, text: str, migration: str) -> Iterator[_Raw]:

@@ -74,6 +74,8 @@ class Progress:
     started: Entry | None = None
     done: set[int] = field(default_factory=set)
     sent: dict[int, dict[str, Any]] = field(default_factory=dict)
+    batch: Entry | None = None
+    """How far a backfill got."""
 
     @property
     def row_id(self) -> str:
@@ -90,6 +92,8 @@ def progress_of(entries: Sequence[Entry], planned: PlannedMigration, verb: str) 
         match entry.event:
             case Event.STARTED:
                 found = Progress(started=entry)
+            case Event.BATCH:
+                found.batch = entry
             case Event.SENT if entry.statement is not None:
                 found.sent[entry.statement] = entry.detail["before"]
             case Event.STATEMENT if entry.statement is not None:
@@ -113,11 +117,20 @@ class Left:
     standing: tuple[Statement, ...]
     unknown: bool
     """Whether it is not known if the failing statement did something."""
+    partly: str = ""
+    """How far a backfill got; nothing where none of it stands."""
 
     @property
     def clean(self) -> bool:
         """Nothing of the file is left."""
-        return not self.standing and not self.unknown
+        return not self.standing and not self.unknown and not self.partly
+
+    def told(self, planned: PlannedMigration) -> str:
+        """What of the file is done, for people."""
+        if self.partly:
+            return f"Of {planned.name} {self.partly}."
+        done = ", ".join(f"{s.index + 1} (line {s.line})" for s in self.standing) or "none"
+        return f"Of the {len(planned.run.statements)} statements of {planned.name} these are done: {done}."
 
 
 def run_statements(

@@ -1,0 +1,174 @@
+"""Backfills in batches: each with its progress or not at all, resumed after a kill, gentle to standbys."""
+
+import os
+import subprocess
+import sys
+
+import psycopg
+import pytest
+
+from godwit.contract.base import canonical_json
+from godwit.contract.environment import DATABASE_URI_VAR, OUTCOME_FILE_VAR, REQUEST_FILE_VAR, SOURCE_DIR_VAR
+from godwit.contract.outcome import StepOutcome
+from godwit.contract.policy import TransactionMode
+from godwit.contract.reasons import Reason
+from godwit.contract.request import ApplyInput
+from godwit.engine.errors import StepFailed
+
+USERS = """
+CREATE TABLE users (id int PRIMARY KEY, name text, mail text, token uuid UNIQUE,
+  other int NOT NULL DEFAULT 0);
+INSERT INTO users SELECT n * 3, n FROM generate_series(1, 50) n;
+"""
+BATCHED = "-- godwit: batched by id size 7\n"
+
+
+def failure_of(call):
+    with pytest.raises(StepFailed) as caught:
+        call()
+    return caught.value.failure, caught.value.outcome
+
+
+def prepared(project, sql, name="002_fill"):
+    project.write("001_users", USERS)
+    project.deploy()
+    project.write(name, sql)
+
+
+def test_each_batch_is_committed_with_its_progress_and_all_rows_are_changed_once(project):
+    prepared(project, f"{BATCHED}UPDATE users SET other = other + 1, mail = txid_current()::text;")
+    ref = project.plan()
+    outcome = project.deploy("u2", plan=ref)
+    assert (outcome.applied, outcome.current, outcome.state) == (1, "002_fill", ref.to_state)
+    assert project.database.psql("SELECT min(other), max(other), count(DISTINCT mail) FROM users") == "1|1|8"
+    assert project.database.psql("SELECT detail FROM godwit.journal WHERE event = 'Batch'") == (
+        '{"end": "150", "upTo": "150", "batches": 8}'
+    )
+    told = [facts["message"] for event, facts in project.log.events if event == "backfill.progress"]
+    assert told[-1] == "002_fill: 8 batches are done: every id up to 150 of 150; the rest is untouched"
+
+
+def test_a_condition_keeps_its_own_and_its_or(project):
+    prepared(project, f"{BATCHED}UPDATE users AS u SET other = 1 WHERE u.id = 3 OR u.name = '50' -- the last")
+    project.deploy("u2")
+    assert project.database.psql("SELECT count(*) FROM users WHERE other = 1") == "2"
+
+
+def test_delete_and_insert_select_run_in_batches_too(project):
+    prepared(project, f"{BATCHED}DELETE FROM users WHERE id % 2 = 0;")
+    project.write("003_copy", "CREATE TABLE copy (id int, name text);")
+    project.write(
+        "004_copied",
+        "-- godwit: batched by u.id size 4\nINSERT INTO copy (id, name)\n"
+        "SELECT u.id, coalesce(n.name, u.name) FROM users u LEFT JOIN users n ON n.id = u.id;",
+    )
+    assert project.deploy("u2").applied == 3
+    assert project.database.psql("SELECT count(*), count(DISTINCT id) FROM copy") == "25|25"
+
+
+def test_rows_go_by_a_uuid_too_and_an_empty_table_is_done_at_once(project):
+    project.write("001_things", "CREATE TABLE things (key uuid PRIMARY KEY, x int);"
+                  "CREATE TABLE none (id int PRIMARY KEY);"
+                  "INSERT INTO things SELECT gen_random_uuid(), 0 FROM generate_series(1, 20);")  # fmt: skip
+    project.deploy()
+    project.write("002_fill", "-- godwit: batched by key size 6\nUPDATE things SET x = x + 1;")
+    project.write("003_none", "-- godwit: batched by id size 6\nDELETE FROM none;")
+    assert project.deploy("u2").applied == 2
+    assert project.database.psql("SELECT min(x), max(x) FROM things") == "1|1"
+
+
+def run_step(project, tmp_path, verb, *, fault="", attempt=1):
+    request = project.context("u2", "apply", attempt=attempt, verbs=(verb,)).request
+    request_file, outcome_file = tmp_path / "request.json", tmp_path / "outcome.json"
+    request_file.write_bytes(canonical_json(request))
+    environ = os.environ | {
+        REQUEST_FILE_VAR: str(request_file),
+        OUTCOME_FILE_VAR: str(outcome_file),
+        SOURCE_DIR_VAR: str(project.folder),
+        DATABASE_URI_VAR: project.uri,
+    }
+    if fault:
+        environ |= {"GODWIT_FAULT": fault, "GODWIT_FAULT_INJECTION": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "godwit.runner"], env=environ, capture_output=True, check=False
+    )
+    return None if done.returncode == -9 else StepOutcome.decode(outcome_file.read_bytes())
+
+
+@pytest.mark.slow
+def test_killed_anywhere_it_goes_on_with_the_next_range_and_changes_no_row_twice(project, tmp_path):
+    prepared(project, f"{BATCHED}UPDATE users SET other = other + 1;")
+    verb = ApplyInput(plan=project.plan(), policy=project.policy())
+    points = [
+        "after_start:kill", "before_script:kill:2", "before_commit:kill:2", "after_commit:kill",
+        "after_batch:kill:2",
+    ]  # fmt: skip
+    for attempt, point in enumerate(points, start=1):
+        assert run_step(project, tmp_path, verb, fault=f"apply.{point}", attempt=attempt) is None, point
+    outcome = run_step(project, tmp_path, verb, attempt=len(points) + 1)
+    assert outcome.failure is None
+    assert project.database.psql("SELECT min(other), max(other) FROM users") == "1|1"
+    assert project.rows() == ["001_users", "002_fill"]
+
+
+def test_a_batch_that_fails_is_rolled_back_and_what_is_done_is_told(project):
+    prepared(project, f"{BATCHED}UPDATE users SET other = 1 / (id - 60);")
+    failure, outcome = failure_of(lambda: project.apply("u2"))
+    assert (failure.reason, failure.migration, failure.line) == (Reason.PARTIALLY_APPLIED, "002_fill", 2)
+    assert failure.sqlstate == "22012"
+    assert failure.standing == (
+        "Of 002_fill 2 batches are done: every id up to 42 of 150; the rest is untouched."
+    )
+    assert (outcome.partial, project.rows()) == ("002_fill", ["001_users", "002_fill!"])
+    project.database.psql("DELETE FROM users WHERE id = 60")
+
+
+def test_the_first_batch_that_fails_leaves_nothing(project):
+    prepared(project, f"{BATCHED}UPDATE users SET other = 1 / (id - 3);")
+    failure, outcome = failure_of(lambda: project.apply("u2"))
+    assert (failure.reason, outcome.partial) == (Reason.MIGRATION_FAILED, "")
+    assert project.rows() == ["001_users", "002_fill~"]
+
+
+def test_it_waits_for_no_longer_than_one_batch_on_a_row_that_somebody_holds(project):
+    prepared(project, f"{BATCHED}UPDATE users SET other = 1;")
+    policy = project.policy(lock_timeout_ms=100, lock_budget_ms=300)
+    ref = project.plan(policy=policy)
+    with psycopg.connect(project.uri) as other:
+        other.execute("UPDATE users SET name = 'x' WHERE id = 150")
+        failure, _ = failure_of(lambda: project.apply("u2", plan=ref, policy=policy))
+    assert failure.reason is Reason.PARTIALLY_APPLIED
+    assert "every id up to 147 of 150" in failure.standing
+
+
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        ("nothing", "there is no column users.nothing"),
+        ("name", "users.name is of type text"),
+        ("token", "users.token may be NULL"),
+        ("other", "users.other has no unique index of its own"),
+    ],
+)
+def test_a_key_that_cannot_be_gone_by_is_refused_at_plan_time(project, key, why):
+    prepared(project, f"-- godwit: batched by {key} size 7\nUPDATE users SET mail = 'x';")
+    failure, _ = failure_of(project.plan)
+    assert (failure.reason, failure.migration, failure.line) == (Reason.STATEMENT_REFUSED, "002_fill", 2)
+    assert why in failure.message
+
+
+def test_a_table_that_the_same_plan_makes_is_asked_when_its_turn_comes(project):
+    project.write("001_users", USERS)
+    project.write("002_fill", "-- godwit: batched by other size 7\nUPDATE users SET mail = 'x';")
+    failure, outcome = failure_of(project.apply)
+    assert failure.reason is Reason.STATEMENT_REFUSED
+    assert "no unique index" in failure.message
+    assert (outcome.applied, outcome.partial, project.rows()) == (1, "", ["001_users", "002_fill~"])
+
+
+def test_it_is_no_part_of_a_batch_transaction(project):
+    prepared(project, f"{BATCHED}UPDATE users SET other = 1;")
+    project.write("003_more", "SELECT 1;")
+    policy = project.policy(transaction=TransactionMode.BATCH)
+    failure, _ = failure_of(lambda: project.plan(policy=policy))
+    assert "it runs in batches, each with a transaction of its own" in failure.message
