@@ -1,7 +1,7 @@
 """Who applies the same migrations: psql, Godwit, and other tools, each as its own documentation says.
 
 Every one is a process that is started, applies everything to an empty database, and ends. What it needs
-before that (Godwit's plan, Atlas' sum file) is made outside of the time.
+before that (Godwit's plan) is made outside of the time.
 """
 
 import os
@@ -79,12 +79,11 @@ class Godwit:
 
 @dataclass
 class Peer:
-    """Another tool. `command` and `before` are given the URI and the folder of its files."""
+    """Another tool. `command` is given the URI and the folder of its files, `environ` the one around them."""
 
     name: str
     layout: Layout
     command: Callable[[str, Path], list[str]]
-    before: Callable[[Path], list[str]] | None = None
     environ: Callable[[str, Path], dict[str, str]] = lambda _, __: {}
     folder: Path = Path()
 
@@ -92,8 +91,6 @@ class Peer:
         self.folder = folder
         (folder / "migrations").mkdir()
         self.layout(folder / "migrations", migrations)
-        if self.before is not None:
-            measure(self.before(folder / "migrations"), os.environ, log=folder / "before.log")
 
     def apply(self, database: Any) -> Measured:
         uri = f"{database.uri}?sslmode=disable"

@@ -69,10 +69,11 @@ def of_a_team(folder: Path) -> list[Migration]:
     return found
 
 
-Layout = Callable[[Path, Sequence[Migration]], None]
+Migrations = Sequence[Migration]
+Layout = Callable[[Path, Migrations], None]
 
 
-def prisma(folder: Path, migrations: Sequence[Migration]) -> None:
+def prisma(folder: Path, migrations: Migrations) -> None:
     """NAME/migration.sql."""
     (folder / "migration_lock.toml").write_text('provider = "postgresql"\n')
     for each in migrations:
@@ -80,27 +81,27 @@ def prisma(folder: Path, migrations: Sequence[Migration]) -> None:
         (folder / each.name / "migration.sql").write_text(each.sql, encoding="utf-8")
 
 
-def golang_migrate(folder: Path, migrations: Sequence[Migration]) -> None:
+def golang_migrate(folder: Path, migrations: Migrations) -> None:
     """VERSION_NAME.up.sql, each in a transaction of its own as the tool sends it: one message."""
     for each in migrations:
         (folder / f"{each.version}_step.up.sql").write_text(each.sql, encoding="utf-8")
 
 
-def goose(folder: Path, migrations: Sequence[Migration]) -> None:
+def goose(folder: Path, migrations: Migrations) -> None:
     """VERSION_NAME.sql with the annotations that make the file one statement for goose."""
     for each in migrations:
         text = f"-- +goose Up\n-- +goose StatementBegin\n{each.sql}\n-- +goose StatementEnd\n"
         (folder / f"{each.version}_step.sql").write_text(text, encoding="utf-8")
 
 
-def dbmate(folder: Path, migrations: Sequence[Migration]) -> None:
+def dbmate(folder: Path, migrations: Migrations) -> None:
     """VERSION_NAME.sql with the mark of the way up."""
     for each in migrations:
         text = f"-- migrate:up\n{each.sql}\n-- migrate:down\n"
         (folder / f"{each.version}_step.sql").write_text(text, encoding="utf-8")
 
 
-def atlas(folder: Path, migrations: Sequence[Migration]) -> None:
-    """VERSION_NAME.sql; its `atlas.sum` is made by the tool itself."""
+def flyway(folder: Path, migrations: Migrations) -> None:
+    """V<version>__NAME.sql."""
     for each in migrations:
-        (folder / f"{each.version}_step.sql").write_text(each.sql, encoding="utf-8")
+        (folder / f"V{each.version}__step.sql").write_text(each.sql, encoding="utf-8")
