@@ -39,7 +39,7 @@ def test_each_migration_stands_with_its_history_row_its_journal_row_and_its_down
     assert project.database.psql("SELECT count(*) FROM godwit.settings WHERE key = 'activeOperation'") == "0"
 
 
-def test_a_failure_in_the_first_migration_leaves_nothing_but_the_claim(project):
+def test_a_failure_in_the_first_migration_leaves_nothing_but_rows_in_the_journal(project):
     project.database.psql("CREATE TABLE other (id int); INSERT INTO other VALUES (1);")
     project.database.psql("CREATE SCHEMA app")
     project.uri += "?schema=app"
@@ -53,7 +53,7 @@ def test_a_failure_in_the_first_migration_leaves_nothing_but_the_claim(project):
     assert "'a'" not in failure.message
     assert "(id)=(1)" not in failure.model_dump_json()
     assert "nothing of it is left" in failure.standing
-    assert (outcome.applied, outcome.total, outcome.partial, outcome.journal_head) == (0, 1, "", 1)
+    assert (outcome.applied, outcome.total, outcome.partial, outcome.journal_head) == (0, 1, "", 2)
     assert [(r.rung.value, r.possible, r.taken) for r in outcome.rungs] == [
         ("Transaction", True, True),
         ("Undo", False, False),
@@ -71,11 +71,11 @@ def test_the_third_of_five_fails_the_first_two_stay_and_a_corrected_source_goes_
     failure, outcome = failure_of(project.apply)
     assert (failure.reason, failure.migration, failure.line) == (Reason.MIGRATION_FAILED, "003_bad", 3)
     assert (outcome.applied, outcome.total, outcome.current) == (2, 5, "002_mail")
-    assert outcome.journal_head == 3
+    assert outcome.journal_head == 4
     assert [(r.rung.value, r.possible) for r in outcome.rungs][-1] == ("Down", True)
     assert project.rows() == ["001_users", "002_mail"]
     project.write("003_bad", "ALTER TABLE users ADD x int DEFAULT 1;")
-    outcome = project.apply("u2", expected_journal=3)
+    outcome = project.apply("u2", expected_journal=4)
     assert (outcome.applied, outcome.current) == (3, "005_last")
 
 
