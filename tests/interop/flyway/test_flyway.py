@@ -11,7 +11,7 @@ from godwit.contract.reasons import Reason
 from godwit.contract.request import Format
 from godwit.engine.errors import StepFailed
 
-pytestmark = [pytest.mark.interop, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.interop, pytest.mark.slow, pytest.mark.timeout(600)]
 
 _ROWS = (
     "SELECT installed_rank, version, description, type, script, checksum, success"
@@ -86,7 +86,7 @@ def test_a_row_without_success_stops_both_until_it_is_repaired(team, flyway, by_
             team.apply("u2")
         assert raised.value.failure.reason is Reason.PARTIALLY_APPLIED
     else:
-        assert flyway.up().status != 0
+        assert "failed!" in flyway.up().text
     with pytest.raises(StepFailed) as raised:
         team.planned()
     assert raised.value.failure.reason is Reason.FAILED_EARLIER
