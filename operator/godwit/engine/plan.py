@@ -12,8 +12,8 @@ from godwit.contract.policy import Environment, Policy
 from godwit.contract.reasons import Reason
 from godwit.contract.request import Direction, PlanInput
 from godwit.engine import journal, ownership
-from godwit.engine.backfill import key_findings
 from godwit.engine.batch import batch_findings
+from godwit.engine.batch_key import key_findings
 from godwit.engine.compare import LATEST, NOTHING, aim, compare, downgrade_finding, resolve_finding, warning
 from godwit.engine.errors import StepFailed, from_postgres
 from godwit.engine.formats.registry import format_of
