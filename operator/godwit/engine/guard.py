@@ -19,7 +19,7 @@ _LOCAL: Final = re.compile(
 )
 _NOW: Final = """
 SELECT current_setting('search_path'), current_user::text, session_user::text, current_setting('role'),
-       EXISTS (SELECT FROM pg_class WHERE relnamespace = pg_my_temp_schema())"""
+       pg_my_temp_schema() <> 0 AND EXISTS (SELECT FROM pg_class WHERE relnamespace = pg_my_temp_schema())"""
 # What says which migrations are applied, and the journal: a script that changes them is not to be believed.
 # Counters and file node tell what this transaction did to them (manual, section 28.2.21).
 _OPENED: Final = """
@@ -28,9 +28,9 @@ SELECT txid_current(),
                  c.oid, c.relfilenode, c.relhasrules, c.relhastriggers,
                  pg_stat_get_xact_tuples_inserted(c.oid) + pg_stat_get_xact_tuples_updated(c.oid)
                  + pg_stat_get_xact_tuples_deleted(c.oid)))
-          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-         WHERE (n.nspname = %s AND c.relname = ANY (%s))
-            OR (n.nspname = 'godwit' AND c.relname IN ('journal', 'settings')))"""
+          FROM unnest(%s::text[], %s::text[]) AS t (schema, name)
+          JOIN pg_namespace n ON n.nspname = t.schema
+          JOIN pg_class c ON c.relname = t.name AND c.relnamespace = n.oid)"""
 # Settings that came with the connection have the source `client`; what the session itself set, `session`.
 _SETTINGS: Final = """
 SELECT name, setting FROM pg_settings WHERE source = 'session' AND setting IS DISTINCT FROM reset_val"""
@@ -53,13 +53,14 @@ class Guard:
     def __init__(self, session: Session, lock_key: int, tables: Sequence[str]) -> None:
         self._session = session
         self._lock_key = lock_key
-        self._tables = list(tables)
+        schemas = [session.schema] * len(tables) + ["godwit", "godwit"]
+        self._tables = (schemas, [*tables, "journal", "settings"])
         self._now = self._look()[:-1]
         self._settings = self._look_at_settings()
 
     def opened(self) -> Opened:
         """Inside the migration's transaction, before its script."""
-        row = self._session.execute(_OPENED, [self._session.schema, self._tables]).fetchone()
+        row = self._session.execute(_OPENED, self._tables).fetchone()
         return Opened(int(row[0]), row[1] or {}) if row else Opened(0, {})
 
     def check_open(self, before: Opened, statements: Sequence[Statement]) -> None:

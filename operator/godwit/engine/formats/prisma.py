@@ -70,6 +70,11 @@ _UNMARK: Final = """
 INSERT INTO {table} SELECT * FROM jsonb_populate_recordset(NULL::{table}, %(rows)s)
 ON CONFLICT (id) DO UPDATE SET rolled_back_at = NULL"""
 
+_APPLIED: Final = """
+INSERT INTO {table} (id, checksum, migration_name, applied_steps_count, started_at, finished_at)
+SELECT %(id)s, %(checksum)s, %(name)s, 1, at, at
+  FROM GREATEST(%(now)s, (SELECT max(started_at) + interval '1 millisecond' FROM {table})) AS at"""
+
 _FINISH: Final = """
 UPDATE {table} SET applied_steps_count = applied_steps_count + 1, logs = NULL,
        finished_at = GREATEST(%(now)s, started_at)
@@ -151,8 +156,11 @@ def record_applied_in_transaction(session: Session, planned: PlannedMigration) -
 
     Returns the row's id. The row is the one that Prisma ends up with: one applied step, no logs.
     """
-    row_id = record_started(session, planned)
-    record_finished(session, row_id)
+    row_id = str(uuid.uuid4())
+    session.execute(
+        _on(session, _APPLIED),
+        {"id": row_id, "checksum": planned.checksum, "name": planned.name, "now": _now()},
+    )
     return row_id
 
 
