@@ -121,10 +121,10 @@ class _Backfill:
     @property
     def name(self) -> sql.SQL:
         """The key as SQL: quoted where it needs to be, from the parse tree."""
-        return sql.SQL(self.batched.key)  # type: ignore[arg-type]
+        return sql.SQL(self.batched.key)
 
     def key(self, query: Any, **values: sql.Composable) -> str | None:
-        table = sql.SQL(self.batched.table)  # type: ignore[arg-type]
+        table = sql.SQL(self.batched.table)
         row = self.run.session.execute(sql.SQL(query).format(key=self.name, table=table, **values)).fetchone()
         return str(row[0]) if row else None
 
