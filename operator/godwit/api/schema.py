@@ -67,7 +67,7 @@ class _Generator(GenerateJsonSchema):
     """Says in pydantic's own words what Kubernetes understands, where a later rewrite could not know."""
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
-        cls = schema["cls"]
+        cls: type[BaseModel] = schema["cls"]
         if cls is StepOutcome:
             # Its verbs are a union of models; the contract reads it, the API server only keeps it.
             return {
