@@ -39,8 +39,9 @@ def _dbmate(number: int, up: str, down: str, transaction: bool) -> Mapping[str, 
     return {f"{20260101000000 + number}_step.sql": text}
 
 
-def _flyway(number: int, up: str, down: str, _: bool) -> Mapping[str, str]:
-    return {f"V{number}__step.sql": up, f"U{number}__step.sql": down}
+def _flyway(number: int, up: str, down: str, transaction: bool) -> Mapping[str, str]:
+    conf = {} if transaction else {f"V{number}__step.sql.conf": "executeInTransaction=false\n"}
+    return {f"V{number}__step.sql": up, f"U{number}__step.sql": down, **conf}
 
 
 GOLANG_MIGRATE = Layout(Format.GOLANG_MIGRATE, _golang_migrate)
