@@ -111,6 +111,7 @@ async def without_crds(node: Node) -> AsyncIterator[None]:
 
 
 @pytest.mark.alone
+@pytest.mark.own_operator
 async def test_deleting_the_crds_hangs_nowhere_and_touches_no_data(
     stage: KubernetesStage, play: Play, node: Node
 ) -> None:
@@ -128,30 +129,3 @@ async def test_deleting_the_crds_hangs_nowhere_and_touches_no_data(
     await play.up_to_date()
     assert await play.runs() == []
     assert stage.store.dump() == before
-
-
-@pytest.mark.alone
-async def test_deleting_the_crds_during_a_run_leaves_nothing_half_done(
-    stage: KubernetesStage, play: Play, node: Node
-) -> None:
-    """The run holds its objects until it has ended; then they go, and their kinds with them."""
-    await play.deployed(FILES)
-    async with play.locked("a", "ROW EXCLUSIVE") as other:
-        await play.source("files", MORE)
-        await play.step_running("shop-2", "apply")
-        files = await stage.backup_files()
-        async with without_crds(node):
-            await eventually(
-                lambda: stage.get("MigrationRun", "shop-2"),
-                lambda run: run and run["metadata"].get("deletionTimestamp"),
-            )
-            await other.rollback()
-    await eventually(stage.jobs, lambda names: not names, what="Jobs are left")
-    made = stage.store.psql("SELECT to_regclass('b') IS NOT NULL").strip() == "t"
-    assert play.applied() == ([ONE, TWO] if made else [ONE])
-    assert await stage.backup_files() == files
-
-    await play.database()
-    await play.migration()
-    await play.up_to_date()
-    assert play.applied() == [ONE, TWO]

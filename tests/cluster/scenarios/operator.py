@@ -16,6 +16,7 @@ from scenarios.stage import eventually
 
 RELEASE = "godwit"
 MERGE_PATCH = "application/merge-patch+json"
+CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/databasemigrations.godwit.dev"
 SCENARIOS = 10
 """How many scenarios share one installation, each in a namespace of its own that the operator looks after."""
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -139,13 +140,17 @@ class SharedOperator:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._namespace = ""
+        self._crd = ""
         self._free: list[str] = []
         self._used: list[str] = []
 
     async def take(self, rest: Rest) -> tuple[Operator, str]:
         """The operator at work, and a fresh namespace that it looks after."""
-        if not self._free:
+        # An operator that has lost its CRDs takes minutes until it watches the new ones.
+        crd = await rest.call("GET", CRD)
+        if not self._free or crd["metadata"]["uid"] != self._crd:
             await self.discard(rest)
+            self._crd = crd["metadata"]["uid"]
             self._namespace = fresh_name("operator")
             self._free = [fresh_name("scenario") for _ in range(SCENARIOS)]
             for name in (self._namespace, *self._free):
