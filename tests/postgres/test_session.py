@@ -308,3 +308,13 @@ def test_a_uri_that_says_pgbouncer_is_refused_unless_a_session_pooler_is_declare
     assert refused(database.uri + "?pgbouncer=true").reason is Reason.POOLER_REFUSED
     with connect(database.uri + "?pgbouncer=true", Connection(pooler=Pooler.SESSION)) as session:
         assert session.identity.name == database.name
+
+
+def test_a_session_that_was_stopped_between_two_queries_still_cleans_up(database):
+    with connect(database.uri) as session:
+        session.stop()
+
+        # Longer than a script that catches its cancel is given.
+        row = session.execute("SELECT 'cleaned' FROM pg_sleep(2.5)").fetchone()
+
+        assert row == ("cleaned",)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -27,6 +28,7 @@ CONNECT_TIMEOUT_S: Final = 10
 _CANCEL_TIMEOUT_S: Final = 5
 _CATCHING_S: Final = 2.0
 """How long a script may go on that catches the cancel (`EXCEPTION WHEN query_canceled`)."""
+_LOOK_S: Final = 0.02
 _DIRECT: Final = "Give a direct connection to PostgreSQL."
 
 _LIFELINE: Final = {
@@ -71,15 +73,22 @@ class Session:
         """
         with contextlib.suppress(psycopg.Error):
             self.conn.cancel_safe(timeout=_CANCEL_TIMEOUT_S)
-        breaking = threading.Timer(_CATCHING_S, self._break_off)
-        breaking.daemon = True
-        breaking.start()
+        if self._active():
+            threading.Thread(target=self._break_off, name="godwit-break-off", daemon=True).start()
+
+    def _active(self) -> bool:
+        return self.conn.info.transaction_status is TransactionStatus.ACTIVE
 
     def _break_off(self) -> None:
+        """End the connection where the same query goes on; a later one is the step's own cleaning up."""
+        patience = time.monotonic() + _CATCHING_S
         with contextlib.suppress(psycopg.Error, OSError):
-            if self.conn.info.transaction_status is TransactionStatus.ACTIVE:
-                with socket.socket(fileno=os.dup(self.conn.fileno())) as line:
-                    line.shutdown(socket.SHUT_RDWR)
+            while self._active():
+                if time.monotonic() >= patience:
+                    with socket.socket(fileno=os.dup(self.conn.fileno())) as line:
+                        line.shutdown(socket.SHUT_RDWR)
+                    return
+                time.sleep(_LOOK_S)
 
     def close(self) -> None:
         """Close the connection; what was not committed is rolled back by the server."""
