@@ -70,10 +70,12 @@ _UNMARK: Final = """
 INSERT INTO {table} SELECT * FROM jsonb_populate_recordset(NULL::{table}, %(rows)s)
 ON CONFLICT (id) DO UPDATE SET rolled_back_at = NULL"""
 
+# The start is the transaction's. A row whose times are one is what `prisma migrate resolve` leaves.
 _APPLIED: Final = """
 INSERT INTO {table} (id, checksum, migration_name, applied_steps_count, started_at, finished_at)
-SELECT %(id)s, %(checksum)s, %(name)s, 1, at, at
-  FROM GREATEST(%(now)s, (SELECT max(started_at) + interval '1 millisecond' FROM {table})) AS at"""
+SELECT %(id)s, %(checksum)s, %(name)s, 1, at, GREATEST(%(now)s, at + interval '1 millisecond')
+  FROM GREATEST(date_trunc('milliseconds', transaction_timestamp()),
+                (SELECT max(started_at) + interval '1 millisecond' FROM {table})) AS at"""
 
 _FINISH: Final = """
 UPDATE {table} SET applied_steps_count = applied_steps_count + 1, logs = NULL,
