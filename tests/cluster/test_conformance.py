@@ -35,7 +35,7 @@ async def test_create_fills_in_the_defaults_that_the_schema_names(bed: Bed):
 
     assert spec["targetVersion"] == "Latest"
     assert spec["format"] == "Prisma"
-    assert spec["strategy"]["lockTimeout"] == "2s"
+    assert spec["strategy"]["maxReplicaLag"] == "10s"
     assert spec["gates"] == {"approval": "Never", "rehearsal": "Never"}
     assert (spec["suspend"], spec["runHistoryLimit"]) == (False, 10)
 
@@ -45,7 +45,7 @@ async def test_create_keeps_given_values_and_fills_in_beside_them(bed: Bed):
 
     assert spec["suspend"] is True
     assert spec["strategy"]["maxLockHold"] == "1s"
-    assert spec["strategy"]["lockTimeout"] == "2s"
+    assert spec["strategy"]["maxReplicaLag"] == "10s"
 
 
 async def test_create_prunes_what_the_schema_does_not_know(bed: Bed):

@@ -241,7 +241,7 @@ def test_what_may_change_is_kept(old: Manifest, new: Manifest):
 
 def test_defaults_reach_into_defaulted_objects_and_a_null_is_filled_in_where_there_is_a_default():
     spec = admit(migration(strategy={"transaction": None, "lockBudget": "1m"}, suspend=None))["spec"]
-    assert spec["strategy"] == {"transaction": "PerMigration", "lockBudget": "1m"}
+    assert spec["strategy"] == {"transaction": "PerMigration", "lockBudget": "1m", "maxReplicaLag": "10s"}
     assert spec["suspend"] is False
     assert spec["gates"] == {"approval": "Never", "rehearsal": "Never"}
 
