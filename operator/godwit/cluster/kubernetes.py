@@ -66,11 +66,16 @@ class KubernetesCluster:
         await self._rest.close()
 
     async def serves_our_kinds(self) -> bool:
-        """Whether the API server knows all five kinds: their CRDs are installed. Any login may ask."""
+        """Whether the API server knows all five kinds: their CRDs are installed. Any login may ask.
+
+        Raises UnavailableError when it does not say.
+        """
         try:
             found = await self._rest.call("GET", f"/apis/{API_VERSION}")
-        except AnswerError:
-            return False
+        except AnswerError as error:
+            if error.status == 404:
+                return False
+            raise _unreadable(error) from error
         return {kind.PLURAL for kind in KINDS.values()} <= {r["name"] for r in found["resources"]}
 
     async def get(self, kind: str, namespace: str, name: str) -> Manifest | None:

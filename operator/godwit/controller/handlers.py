@@ -6,8 +6,10 @@ finalizers of their own. Ours are level-based, and the finalizers are the planne
 """
 
 import asyncio
+import itertools
 import os
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,17 @@ def registry_of(controller: Controller, kubeconfig: str | None) -> kopf.Operator
     return registry
 
 
+class _Patience:
+    """Seconds between tries to watch, without end: kopf would give up, and take the other watches with it.
+
+    A namespace that was deleted answers 403 for ever, because its RoleBinding went with it. When the API
+    server is away for long, the Lease ends the process.
+    """
+
+    def __iter__(self) -> Iterator[float]:
+        return itertools.chain((1.0, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0), itertools.repeat(30.0))
+
+
 class _Login(kopf.ConnectionInfo):
     """As strict about certificates as `godwit.cluster.rest` is."""
 
@@ -87,6 +100,7 @@ def settings() -> kopf.OperatorSettings:
     made.persistence.finalizer = f"{GROUP}/kopf-unused"
     made.persistence.progress_storage = kopf.StatusProgressStorage(field="status.unused")
     made.posting.enabled = False
+    made.networking.error_backoffs = _Patience()
     # Not to look for other namespaces and CRDs: our rights do not reach that far, and each refusal costs kopf
     # a minute of retries before it begins. That ours are there is seen to before kopf is started.
     made.scanning.disabled = True

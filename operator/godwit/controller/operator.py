@@ -1,6 +1,7 @@
 """The operator's process: log in, take the Lease, watch, serve; end when the Lease is lost."""
 
 import asyncio
+import contextlib
 import logging
 import signal
 import sys
@@ -19,6 +20,8 @@ log = structlog.get_logger("godwit.operator")
 
 CRD_RETRY = 2.0
 """Seconds between two looks for the CRDs."""
+CRD_LOOK = 10.0
+"""Seconds between two looks whether they are still there."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ async def _serve(cluster: KubernetesCluster, options: Options, stop: asyncio.Eve
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(controller.run(stop))
+                group.create_task(_while_served(cluster, stop))
                 await watching
                 if not stop.is_set():
                     failed.append("kopf stopped watching")
@@ -106,6 +110,20 @@ async def _until_served(cluster: KubernetesCluster) -> None:
             log.warning("waiting", why=why)
             told = True
         await asyncio.sleep(CRD_RETRY)
+
+
+async def _while_served(cluster: KubernetesCluster, stop: asyncio.Event) -> None:
+    """End when the CRDs are gone: kopf's watches have ended then, and do not begin again by themselves.
+
+    The process that comes next waits for the CRDs. Raises RuntimeError.
+    """
+    while not stop.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), CRD_LOOK)
+        with contextlib.suppress(UnavailableError):
+            if not await cluster.serves_our_kinds():
+                stop.set()
+                raise RuntimeError("the CRDs are not installed any more")
 
 
 def configure_logging() -> None:
