@@ -68,7 +68,7 @@ async def test_deleting_the_namespace_hangs_nowhere(stage: Stage, play: Play) ->
         await eventually(lambda: stage.all("DatabaseMigration"), lambda found: not found)
         await eventually(lambda: stage.all("PostgresDatabase"), lambda found: not found)
 
-    assert stage.store.psql("SELECT to_regclass('a') IS NOT NULL").strip() == "t"
+    assert stage.store.psql("SELECT to_regclass('a') IS NOT NULL") == "t"
 
 
 async def test_the_same_objects_made_again_are_ready_without_a_new_run(stage: Stage, play: Play) -> None:

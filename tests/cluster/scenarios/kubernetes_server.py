@@ -48,7 +48,7 @@ class ServerPod:
                 "|".join((result.get_value(row, column) or b"").decode() for column in range(result.nfields))
                 for row in range(result.ntuples)
             )
-            return "".join(f"{row}\n" for row in rows)
+            return "\n".join(rows)
 
     def run(self, program: str, *arguments: str, database: str) -> str:
         """What a client program says; the server's own, so that it is of the server's version."""
