@@ -1,7 +1,7 @@
 """What the tools' histories have in common: tables that are there or not, rows that stand for themselves."""
 
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, LiteralString
 
 from psycopg import sql
 
@@ -60,7 +60,11 @@ def ensure_schema(session: Session) -> None:
         session.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(session.schema)))
 
 
+def on(table: str, session: Session, statement: LiteralString) -> sql.Composed:
+    """*statement* for `{table}` in the session's schema, qualified: a script may have moved search_path."""
+    return sql.SQL(statement).format(table=sql.Identifier(session.schema, table))
+
+
 def lock_table(session: Session, table: str) -> None:
     """Keep other writers off *table* until the transaction ends."""
-    name = sql.Identifier(session.schema, table)
-    session.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(name))
+    session.execute(on(table, session, "LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"))

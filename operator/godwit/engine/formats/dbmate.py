@@ -3,9 +3,8 @@
 Facts as of dbmate 2.36: no time, no checksum, no lock; a rollback deletes the row.
 """
 
-from typing import Final, LiteralString
-
-from psycopg import sql
+from functools import partial
+from typing import Final
 
 from godwit.engine.formats import common
 from godwit.engine.formats.common import fill as fill
@@ -17,12 +16,14 @@ from godwit.engine.formats.versions import NEWEST_ONLY as NEWEST_ONLY
 from godwit.engine.formats.versions import RECORDS_FAILURES as RECORDS_FAILURES
 from godwit.engine.formats.versions import record_failed as record_failed
 from godwit.engine.formats.versions import record_rolled_back as record_rolled_back
+from godwit.engine.formats.versions import record_started as record_started
 from godwit.engine.formats.versions import same_script as same_script
 from godwit.engine.model import History, HistoryRow, PlannedMigration
 from godwit.engine.session import Session
 
 TABLE: Final = "schema_migrations"
 TABLES: Final = (TABLE,)
+_on: Final = partial(common.on, TABLE)
 COLUMNS: Final = {"version": "character varying"}
 STRICT_ORDER: Final = False
 ADVISORY_KEY: Final = 7_235_409_112_034_018
@@ -61,11 +62,6 @@ def lock_history(session: Session) -> None:
     common.lock_table(session, TABLE)
 
 
-def record_started(session: Session, planned: PlannedMigration) -> str:  # noqa: ARG001  the interface
-    """Nothing: dbmate writes a version when it is applied. Returns the id that the row will have."""
-    return planned.name
-
-
 def record_finished(session: Session, row_id: str) -> None:
     """Add the version."""
     session.execute(_on(session, "INSERT INTO {table} (version) VALUES (%s)"), [row_id])
@@ -80,7 +76,3 @@ def record_applied_in_transaction(session: Session, planned: PlannedMigration) -
 def remove_row(session: Session, name: str, previous: str) -> int:  # noqa: ARG001  the interface
     """Delete the version."""
     return session.execute(_on(session, "DELETE FROM {table} WHERE version = %s"), [name]).rowcount
-
-
-def _on(session: Session, statement: LiteralString) -> sql.Composed:
-    return sql.SQL(statement).format(table=sql.Identifier(session.schema, TABLE))

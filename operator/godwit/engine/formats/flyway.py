@@ -6,9 +6,8 @@ every version up to its own. Rows of its paid editions that take a version back 
 not written: the open source edition fails on them. What was taken back loses its row instead.
 """
 
-from typing import Final, LiteralString
-
-from psycopg import sql
+from functools import partial
+from typing import Final
 
 from godwit.engine.formats import common
 from godwit.engine.formats.common import fill as fill
@@ -21,6 +20,7 @@ from godwit.engine.session import Session
 
 TABLE: Final = "flyway_schema_history"
 TABLES: Final = (TABLE,)
+_on: Final = partial(common.on, TABLE)
 STRICT_ORDER: Final = True
 NEWEST_ONLY: Final = False
 RECORDS_FAILURES: Final = True
@@ -171,7 +171,3 @@ def _insert(session: Session, planned: PlannedMigration, *, success: bool) -> st
     }
     row = session.execute(_on(session, _INSERT), values).fetchone()
     return str(row[0]) if row else ""
-
-
-def _on(session: Session, statement: LiteralString) -> sql.Composed:
-    return sql.SQL(statement).format(table=sql.Identifier(session.schema, TABLE))

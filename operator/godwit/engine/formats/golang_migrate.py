@@ -6,9 +6,8 @@ file runs and cleared after it; no row at all means that nothing is applied.
 
 import zlib
 from dataclasses import replace
-from typing import Final, LiteralString
-
-from psycopg import sql
+from functools import partial
+from typing import Final
 
 from godwit.engine.formats import common
 from godwit.engine.formats.golang_migrate_folder import build as build
@@ -19,6 +18,7 @@ from godwit.engine.session import Session
 
 TABLE: Final = "schema_migrations"
 TABLES: Final = (TABLE,)
+_on: Final = partial(common.on, TABLE)
 COLUMNS: Final = {"version": "bigint", "dirty": "boolean"}
 STRICT_ORDER: Final = False
 NEWEST_ONLY: Final = True
@@ -125,7 +125,3 @@ def _set(session: Session, version: str, *, dirty: bool) -> str:
 def _row(version: int, *, dirty: bool = False) -> HistoryRow:
     name, time = str(version), common.UNKNOWN_TIME
     return HistoryRow(name, name, "", time, finished_at=None if dirty else time, rank=version)
-
-
-def _on(session: Session, statement: LiteralString) -> sql.Composed:
-    return sql.SQL(statement).format(table=sql.Identifier(session.schema, TABLE))

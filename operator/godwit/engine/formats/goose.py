@@ -5,9 +5,8 @@ with several rows, as old releases wrote them, the newest counts. The command li
 can be told to take the one here.
 """
 
-from typing import Final, LiteralString
-
-from psycopg import sql
+from functools import partial
+from typing import Final
 
 from godwit.engine.formats import common
 from godwit.engine.formats.common import fill as fill
@@ -19,12 +18,14 @@ from godwit.engine.formats.versions import NEWEST_ONLY as NEWEST_ONLY
 from godwit.engine.formats.versions import RECORDS_FAILURES as RECORDS_FAILURES
 from godwit.engine.formats.versions import record_failed as record_failed
 from godwit.engine.formats.versions import record_rolled_back as record_rolled_back
+from godwit.engine.formats.versions import record_started as record_started
 from godwit.engine.formats.versions import same_script as same_script
 from godwit.engine.model import History, HistoryRow, PlannedMigration
 from godwit.engine.session import Session
 
 TABLE: Final = "goose_db_version"
 TABLES: Final = (TABLE,)
+_on: Final = partial(common.on, TABLE)
 STRICT_ORDER: Final = True
 ADVISORY_KEY: Final = 4_097_083_626
 """Key of the library's session lock."""
@@ -74,11 +75,6 @@ def lock_history(session: Session) -> None:
     common.lock_table(session, TABLE)
 
 
-def record_started(session: Session, planned: PlannedMigration) -> str:  # noqa: ARG001  the interface
-    """Nothing: goose writes a version when it is applied. Returns the id that the row will have."""
-    return planned.name
-
-
 def record_finished(session: Session, row_id: str) -> None:
     """Add the version."""
     session.execute(_on(session, _INSERT), [int(row_id)])
@@ -93,7 +89,3 @@ def record_applied_in_transaction(session: Session, planned: PlannedMigration) -
 def remove_row(session: Session, name: str, previous: str) -> int:  # noqa: ARG001  the interface
     """Delete the rows of the version, and say how many there were."""
     return session.execute(_on(session, "DELETE FROM {table} WHERE version_id = %s"), [int(name)]).rowcount
-
-
-def _on(session: Session, statement: LiteralString) -> sql.Composed:
-    return sql.SQL(statement).format(table=sql.Identifier(session.schema, TABLE))

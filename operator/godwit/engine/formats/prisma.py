@@ -7,9 +7,9 @@ Facts as of Prisma 6.14 to 7.10: columns, the times in milliseconds of the clien
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, LiteralString
+from functools import partial
+from typing import Any, Final
 
-from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from godwit.engine.formats import common
@@ -24,6 +24,7 @@ from godwit.engine.session import Session
 
 TABLE: Final = "_prisma_migrations"
 TABLES: Final = (TABLE,)
+_on: Final = partial(common.on, TABLE)
 STRICT_ORDER: Final = False
 NEWEST_ONLY: Final = False
 RECORDS_FAILURES: Final = True
@@ -194,11 +195,6 @@ def remove_row(session: Session, name: str, previous: str) -> int:  # noqa: ARG0
     return session.execute(
         _on(session, "DELETE FROM {table} WHERE migration_name = %(name)s"), {"name": name}
     ).rowcount
-
-
-def _on(session: Session, statement: LiteralString) -> sql.Composed:
-    """*statement* for the schema's history table, qualified: a script may have moved search_path."""
-    return sql.SQL(statement).format(table=sql.Identifier(session.schema, TABLE))
 
 
 def _now() -> datetime:

@@ -6,7 +6,7 @@ outside a transaction leaves no trace in such a history until it is applied; the
 
 from typing import Final
 
-from godwit.engine.model import Script
+from godwit.engine.model import PlannedMigration, Script
 from godwit.engine.session import Session
 
 RECORDS_FAILURES: Final = False
@@ -16,6 +16,11 @@ NEWEST_ONLY: Final = False
 def same_script(stored: str, script: Script) -> bool:  # noqa: ARG001  the interface
     """The history knows no checksum: any file of that version is the one."""
     return True
+
+
+def record_started(session: Session, planned: PlannedMigration) -> str:  # noqa: ARG001  the interface
+    """Nothing: a version is written when it is applied. Returns the id that the row will have."""
+    return planned.name
 
 
 def record_failed(session: Session, row_id: str, logs: str) -> None:
