@@ -4,7 +4,7 @@ import psycopg
 import pytest
 
 from godwit.contract.policy import Environment
-from godwit.engine.blockers import blockers, look
+from godwit.engine.blockers import look
 from godwit.engine.model import Script
 from godwit.engine.statements import parse
 
@@ -37,7 +37,7 @@ def test_who_is_in_the_way(project, sql, holder, in_the_way):
         project.context().session() as session,
     ):
         other.execute(holder)
-        found = blockers(session, statements(sql))
+        found = look(session, statements(sql)).blockers
         assert sorted(b.relation for b in found) == in_the_way
         assert {(b.pid, b.application) for b in found} <= {(other.info.backend_pid, "app")}
 
@@ -46,7 +46,7 @@ def test_a_prepared_transaction_is_named_as_one(project):
     project.database.psql("CREATE TABLE a (id int); BEGIN; DELETE FROM a; PREPARE TRANSACTION 'left';")
     try:
         with project.context().session() as session:
-            (found,) = blockers(session, statements("ALTER TABLE a ADD x int"))
+            (found,) = look(session, statements("ALTER TABLE a ADD x int")).blockers
             assert str(found).startswith("a prepared transaction (")
     finally:
         project.database.psql("ROLLBACK PREPARED 'left'")
@@ -59,7 +59,7 @@ def test_what_a_role_may_not_see_is_called_hidden(project, role):
         other.execute("SELECT * FROM a")
         project.uri = project.database.uri_as(user)
         with project.context().session() as session:
-            (found,) = blockers(session, statements("ALTER TABLE a ADD x int"))
+            (found,) = look(session, statements("ALTER TABLE a ADD x int")).blockers
         assert (found.age, found.pid) == (None, other.info.backend_pid)
         assert "for a hidden time" in str(found)
 
@@ -121,7 +121,7 @@ def test_the_tables_that_a_dropped_tables_keys_point_to_are_looked_at(project):
     project.database.psql("CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int REFERENCES a);")
     with psycopg.connect(project.uri) as other, project.context().session() as session:
         other.execute("SELECT * FROM a")
-        assert [b.relation for b in blockers(session, statements("DROP TABLE b"))] == ["a"]
+        assert [b.relation for b in look(session, statements("DROP TABLE b")).blockers] == ["a"]
 
 
 def test_a_table_that_the_role_may_only_point_to_is_left_to_the_statement(project, role):

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 
 from pglast.parser import parse_sql_json
@@ -127,11 +128,17 @@ def locks_of(statements: Iterable[Statement]) -> dict[str, str]:
     for statement in statements:
         if not statement.locks:
             continue
-        ((tag, node),) = json.loads(parse_sql_json(statement.text))["stmts"][0]["stmt"].items()
-        for name, mode in table_locks(tag, node):
+        for name, mode in _modes(statement.text):
             if name in statement.locks:
                 found[name] = strongest((mode, found.get(name, mode)))
     return found
+
+
+@lru_cache(maxsize=1024)
+def _modes(text: str) -> tuple[tuple[str, str], ...]:
+    """The relations of one statement with their modes; looks at the same statements follow each other."""
+    ((tag, node),) = json.loads(parse_sql_json(text))["stmts"][0]["stmt"].items()
+    return tuple(table_locks(tag, node))
 
 
 def before_work(statements: Sequence[Statement]) -> Sequence[Statement]:
@@ -167,11 +174,6 @@ def look(session: Session, statements: Sequence[Statement]) -> Look:
             blocker = Blocker(*row)
             found.setdefault((blocker.pid, blocker.relation), blocker)
     return Look(tuple(found.values()), tuple(sorted(lockable.items())))
-
-
-def blockers(session: Session, statements: Sequence[Statement]) -> list[Blocker]:
-    """Who holds a lock now that conflicts with what *statements* will take. Raises psycopg.Error."""
-    return list(look(session, statements).blockers)
 
 
 _OLD: Final = """
