@@ -19,7 +19,7 @@ from godwit.engine.execute import Part, Piece, Run, transactional
 from godwit.engine.journal import Event
 from godwit.engine.model import PlannedMigration
 from godwit.engine.replicas import ReplicaLag
-from godwit.engine.statementwise import Left, Progress
+from godwit.engine.statementwise import Left, Progress, record
 
 _LOOK_SECONDS: Final = 1.0
 _TELL_SECONDS: Final = 1.0
@@ -100,7 +100,7 @@ class _Backfill:
             self.batch(high)
             self.tell()
         self.tell(last=True)
-        self.record(Event.STATEMENT)
+        record(self.run, self.planned, self.statement, Event.STATEMENT)
 
     # ORDER BY takes an output column first, so the text must not have the key's name: as text 9 is above 10.
     def last_key(self) -> str | None:
@@ -143,24 +143,12 @@ class _Backfill:
             if self.row_id:
                 journal.advance(self.run.session, self.row_id, detail)
             else:
-                row_id = self.record(Event.BATCH, **detail)
+                row_id = record(self.run, self.planned, self.statement, Event.BATCH, **detail)
 
         standing = f"This batch was rolled back. {self.standing}"
         transactional(self.run, [Part(piece, lambda: None, finish)], standing=standing)
         self.row_id, self.upto, self.batches = row_id, high, self.batches + 1
         self.run.point("after_batch")
-
-    def record(self, event: Event, **detail: Any) -> int:
-        return journal.append(
-            self.run.session,
-            self.run.ctx.request,
-            event,
-            verb=self.run.verb,
-            migration=self.planned.name,
-            checksum=self.planned.checksum,
-            statement=self.statement.index,
-            detail=detail,
-        )
 
     def wait_for_standbys(self) -> None:
         """Until none is further behind than the policy allows; holds nothing meanwhile."""

@@ -162,6 +162,20 @@ def run_statements(
     run.guard.restore()
 
 
+def record(run: Run, planned: PlannedMigration, statement: Statement, event: Event, **detail: Any) -> int:
+    """Add the journal's row of what became of one statement of a file. Returns the row's id."""
+    return journal.append(
+        run.session,
+        run.ctx.request,
+        event,
+        verb=run.verb,
+        migration=planned.name,
+        checksum=planned.checksum,
+        statement=statement.index,
+        detail=detail,
+    )
+
+
 def _stands(planned: PlannedMigration, progress: Progress) -> tuple[Statement, ...]:
     return tuple(s for s in planned.run.statements if s.index in progress.done and s.tag != "VariableSetStmt")
 
@@ -183,16 +197,7 @@ class _Step:
         return f"{done} of {total} statements of {self.planned.name} are done; the journal tells which."
 
     def record(self, event: Event, **detail: Any) -> None:
-        journal.append(
-            self.run.session,
-            self.run.ctx.request,
-            event,
-            verb=self.run.verb,
-            migration=self.planned.name,
-            checksum=self.planned.checksum,
-            statement=self.statement.index,
-            detail=detail,
-        )
+        record(self.run, self.planned, self.statement, event, **detail)
 
     def in_transaction(self) -> None:
         transactional(
