@@ -146,10 +146,10 @@ def pack(
     from godwit.contract.request import Format
     from godwit.runner.pack import StepFailed
 
+    if layout not in tuple(Format):
+        _fail(f"{layout} is no format: {', '.join(Format)}.", 2)
     try:
         made = manifests(folder, name, namespace, Format(layout))
-    except ValueError:
-        _fail(f"{layout} is no format: {', '.join(Format)}.", 2)
     except StepFailed as failed:
         failure = failed.failure
         _fail(" ".join(filter(None, (failure.message, failure.hint))), 1)
