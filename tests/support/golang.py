@@ -3,15 +3,13 @@
 The Go toolchain asks the proxy that it is set up for, and refuses a module whose hash is not go.sum's.
 """
 
-import fcntl
-import hashlib
 import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
-from node import CACHE, MissingToolError
+from installed import LEAVE_OUT, MissingToolError, once
 
 OLDEST = (1, 24)
 """Go's version that the tools need."""
@@ -24,28 +22,14 @@ def program(folder: Path, package: str, *, tags: str = "") -> Path:
     """
     _require_go()
     files = [folder / name for name in ("go.mod", "go.sum", "tools.go")]
-    content = hashlib.sha256(b"\0".join([*(path.read_bytes() for path in files), tags.encode()])).hexdigest()
-    target = CACHE / f"{folder.parent.name}-{content[:16]}"
-    CACHE.mkdir(parents=True, exist_ok=True)
-    # Test processes that run side by side ask for the same: one builds, the others wait for it.
-    with target.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not target.exists():
-            unfinished = target.with_suffix(".unfinished")
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir()
-            for path in files:
-                shutil.copy(path, unfinished)
-            _build(unfinished, package, tags)
-            unfinished.rename(target)
-    return target / "program"
+    return once(files, lambda made: _build(made, package, tags), variant=tags) / "program"
 
 
 def _require_go() -> None:
     if not shutil.which("go"):
         raise MissingToolError(
-            f"These tests need Go >= {OLDEST[0]}.{OLDEST[1]}, and there is none on the PATH. Install it, or "
-            "leave these tests out: make test-fast ARGS='-m \"not cluster and not slow and not interop\"'"
+            f"These tests need Go >= {OLDEST[0]}.{OLDEST[1]}, and there is none on the PATH. Install it, "
+            f"{LEAVE_OUT}"
         )
     said = subprocess.run(["go", "env", "GOVERSION"], capture_output=True, text=True, check=True).stdout
     found = re.match(r"go(\d+)\.(\d+)", said)

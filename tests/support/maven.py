@@ -3,13 +3,12 @@
 Maven asks the repository that it is set up for; a file whose hash is not the one in sha256sums is refused.
 """
 
-import fcntl
 import hashlib
 import shutil
 import subprocess
 from pathlib import Path
 
-from node import CACHE, MissingToolError
+from installed import LEAVE_OUT, MissingToolError, once
 
 _COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
 
@@ -22,23 +21,17 @@ def jars(folder: Path) -> Path:
     missing = [name for name in ("java", "mvn") if not shutil.which(name)]
     if missing:
         raise MissingToolError(
-            f"These tests need Java >= 17 and Maven; not on the PATH: {', '.join(missing)}. Install them, or "
-            "leave these tests out: make test-fast ARGS='-m \"not cluster and not slow and not interop\"'"
+            f"These tests need Java >= 17 and Maven; not on the PATH: {', '.join(missing)}. Install them, "
+            f"{LEAVE_OUT}"
         )
-    pom, sums = folder / "pom.xml", folder / "sha256sums"
-    content = hashlib.sha256(pom.read_bytes() + sums.read_bytes()).hexdigest()
-    target = CACHE / f"{folder.parent.name}-{content[:16]}"
-    CACHE.mkdir(parents=True, exist_ok=True)
-    # Test processes that run side by side ask for the same: one downloads, the others wait for it.
-    with target.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not target.exists():
-            unfinished = target.with_suffix(".unfinished")
-            shutil.rmtree(unfinished, ignore_errors=True)
-            _download(pom, unfinished)
-            _check(unfinished, sums)
-            unfinished.rename(target)
-    return target
+    sums = folder / "sha256sums"
+
+    def install(made: Path) -> None:
+        jars = made / "jars"
+        _download(folder / "pom.xml", jars)
+        _check(jars, sums)
+
+    return once([folder / "pom.xml", sums], install) / "jars"
 
 
 def _download(pom: Path, target: Path) -> None:

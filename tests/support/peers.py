@@ -10,6 +10,7 @@ import golang
 import layouts
 import maven
 import node
+from installed import MissingToolError
 from layouts import Layout
 
 INTEROP = Path(__file__).parents[1] / "interop"
@@ -69,7 +70,7 @@ def dbmate() -> Path:
     modules = node.modules(INTEROP / "dbmate" / "tools")
     found = sorted(modules.glob("@dbmate/*/bin/dbmate"))
     if not found:
-        raise node.MissingToolError("npm has no dbmate for this kind of machine.")
+        raise MissingToolError("npm has no dbmate for this kind of machine.")
     return found[0]
 
 

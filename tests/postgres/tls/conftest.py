@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from node import MissingToolError, modules
+from installed import MissingToolError
+from node import modules
 
 from godwit.cli.embedded import EmbeddedPostgres
 
