@@ -34,6 +34,8 @@ HARMLESS = frozenset({"MissingClusterDNS", "DNSConfigForming"})
 """Reasons of the kubelet's warnings that hold no pod back (k8s.io/kubernetes pkg/kubelet/network/dns)."""
 _SECRET = re.compile(r"\bsecrets? \S+ not found|\bin Secret\b|couldn't find key", re.IGNORECASE)
 _CONFIG_MAP = re.compile(r"\bconfigmaps? \S+ not found|references non-existent config key", re.IGNORECASE)
+_OVER = ("Failed", "Succeeded")
+"""Phases of a pod whose containers have all ended."""
 _MESSAGE_LIMIT = 500
 
 
@@ -77,7 +79,7 @@ def step_seen(job: Manifest, pod: Manifest | None, warning: str, request_hash: s
     if (terminated := _terminated(pod)) is not None:
         return _ended_container(terminated, request_hash)
     status = pod.get("status", {})
-    if status.get("phase") in ("Failed", "Succeeded"):
+    if status.get("phase") in _OVER:
         # Evicted or lost with its node before the kubelet could tell how the container ended.
         return _crashed(f"its pod ended: {status.get('reason', '')} {status.get('message', '')}")
     if _running(pod):
@@ -87,6 +89,17 @@ def step_seen(job: Manifest, pod: Manifest | None, warning: str, request_hash: s
         return waiting
     reason = Reason.SOURCE_MISSING if _CONFIG_MAP.search(warning) else Reason.POD_PENDING
     return StepSeen(StepState.PENDING, reason, _text(warning))
+
+
+def step_ended(manifest: Manifest) -> bool:
+    """Whether a Job or a pod of a step, as an event shows it, tells how the step ended.
+
+    That its Job is complete tells nothing: it comes two seconds after the pod told all.
+    """
+    if "containers" in manifest.get("spec", {}):
+        return _terminated(manifest) is not None or manifest.get("status", {}).get("phase") in _OVER
+    ended = _ended(manifest)
+    return ended is not None and ended["type"] in ("Failed", "FailureTarget")
 
 
 def last_document(log: str) -> str | None:

@@ -18,6 +18,7 @@ import kopf
 from godwit.api.common import GROUP, VERSION
 from godwit.api.kinds import KINDS
 from godwit.cluster.jobs import OWNER_ANNOTATION, STEP_SELECTOR
+from godwit.cluster.observation import step_ended
 from godwit.controller.loop import Controller
 
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -35,11 +36,19 @@ def registry_of(controller: Controller, kubeconfig: str | None) -> kopf.Operator
         else:
             controller.changed(manifest)
 
+    ended: set[str] = set()
+
     async def step(event: kopf.RawEvent, **_: Any) -> None:
-        meta = _plain(event)["metadata"]
+        manifest = _plain(event)
+        meta = manifest["metadata"]
+        news = event["type"] != "DELETED" and meta["uid"] not in ended and step_ended(manifest)
+        if news:
+            ended.add(meta["uid"])
+        elif event["type"] == "DELETED":
+            ended.discard(meta["uid"])
         kind, _slash, name = meta.get("annotations", {}).get(OWNER_ANNOTATION, "").partition("/")
         if name:
-            controller.step_changed(kind, meta["namespace"], name)
+            controller.step_changed(kind, meta["namespace"], name, ended=news)
 
     async def config_map(event: kopf.RawEvent, **_: Any) -> None:
         manifest = {**_plain(event), "kind": "ConfigMap"}

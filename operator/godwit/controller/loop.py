@@ -28,10 +28,15 @@ from godwit.controller.references import References
 from godwit.controller.slots import NoSlotError, Slots
 from godwit.planner import backup, database, migration, restore, run
 from godwit.planner.conditions import Verdict, conditions
-from godwit.planner.decision import Decision
+from godwit.planner.decision import Decision, Emit
 from godwit.planner.step import backoff
 
 log = structlog.get_logger("godwit.controller")
+
+ECHO = 2.0
+"""Seconds until an object is looked at whose event says nothing that its own pass did not write."""
+LATER = 1.0
+"""The same for a step of which something else than its end was seen."""
 
 
 def utc_now() -> datetime:
@@ -84,32 +89,37 @@ class Controller:
         meta = manifest["metadata"]
         key = Key(manifest["kind"], meta["namespace"], meta["name"])
         if key.kind in KINDS:
-            self._references.note(manifest)
-            self._wake(key)
+            news = self._references.note(manifest)
+            self._wake(key, after=0.0 if news.for_itself else ECHO)
+            if not news.for_others:
+                return
+        # Whoever waits for an end looks at once; whoever only tells of others lets those go first who work.
+        ended = key.kind == "ConfigMap" or bool(manifest.get("status", {}).get("outcome"))
         for concerned in self._references.concerned(key):
-            self._wake(concerned)
+            tells = concerned.kind in {"DatabaseMigration", "PostgresDatabase"}
+            self._wake(concerned, after=LATER if tells and not ended else 0.0)
 
     def gone(self, kind: str, namespace: str, name: str) -> None:
         """An object of ours, or a ConfigMap, was deleted."""
         key = Key(kind, namespace, name)
-        for concerned in self._references.concerned(key):
+        for concerned in self._references.bereaved(key):
             self._wake(concerned)
         self._references.forget(key)
         self.queue.forget(key)
         self.slots.forget(key)
         self._failures.pop(key, None)
 
-    def step_changed(self, kind: str, namespace: str, name: str) -> None:
-        """A Job, pod or process of the step of that object changed."""
-        self._wake(Key(kind, namespace, name))
+    def step_changed(self, kind: str, namespace: str, name: str, *, ended: bool = True) -> None:
+        """A Job, pod or process of the step of that object changed; its end is what is waited for."""
+        self._wake(Key(kind, namespace, name), after=0.0 if ended else LATER)
 
-    def _wake(self, key: Key) -> None:
+    def _wake(self, key: Key, *, after: float = 0.0) -> None:
         """What was never seen has an event of its own to come; what is gone has none.
 
         A pod goes after its owner; where a namespace went with our rights in it, each look would be refused.
         """
         if self._references.knows(key):
-            self.queue.add(key, self._references.group(key))
+            self.queue.add(key, self._references.group(key), after=after)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until *stop* is set; then let what is being served end."""
@@ -170,12 +180,17 @@ class Controller:
         decision = decide(seen, self._now())
         manifest = await self._report(manifest, decision.status)
         about = parse(manifest)
-        for effect in decision.effects:
-            try:
+        said = [self._actor.act(about, effect) for effect in decision.effects if isinstance(effect, Emit)]
+        done = [effect for effect in decision.effects if not isinstance(effect, Emit)]
+        told = asyncio.gather(*said)  # nothing waits for an event of Kubernetes, and it never fails
+        try:
+            for effect in done:
                 await self._actor.act(about, effect)
-            except NotDoneError as error:
-                await self._report_failure(manifest, decision.status, error.failure)
-                return self._backoff(key)
+        except NotDoneError as error:
+            await self._report_failure(manifest, decision.status, error.failure)
+            return self._backoff(key)
+        finally:
+            await told
         return decision.again_in
 
     async def _report(self, manifest: Manifest, status: Status) -> Manifest:

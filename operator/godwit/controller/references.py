@@ -1,6 +1,8 @@
 """Who must be looked at when something changes: kept from the events, so that no change costs a list."""
 
+import json
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import Any
 
 from godwit.controller.queue import Key
@@ -26,8 +28,8 @@ def subjects(manifest: dict[str, Any]) -> tuple[set[Key], set[Key]]:
         case "MigrationRun":
             if manifest.get("status", {}).get("released"):
                 return set(), {key(MIGRATION, spec["migrationRef"]["name"])}
-            told = {key(MIGRATION, spec["migrationRef"]["name"]), key(DATABASE, database)}
-            return {key(DATABASE, database), key(MIGRATION, spec["migrationRef"]["name"])}, told
+            migration = key(MIGRATION, spec["migrationRef"]["name"])
+            return {key(DATABASE, database), migration}, {migration}
         case "DatabaseBackup":
             told = {key(DATABASE, database), *({key(RUN, order)} if order else ())}
             done = bool(manifest.get("status", {}).get("verified"))
@@ -41,6 +43,38 @@ def subjects(manifest: dict[str, Any]) -> tuple[set[Key], set[Key]]:
             return set(), set()
 
 
+def seen_by_others(manifest: dict[str, Any]) -> str:
+    """All that decisions about other objects read of an object; equal texts mean nothing new for them."""
+    status = {**manifest.get("status", {})}
+    for own in ("steps", "progress", "phase", "observedGeneration"):
+        status.pop(own, None)
+    conditions = status.pop("conditions", ())
+    if manifest["kind"] == MIGRATION:
+        status = {}  # a run looks whether its migration is there, and keeps it there
+    if manifest["kind"] not in {DATABASE, MIGRATION}:
+        status["told"] = [[c.get(k) for k in ("type", "status", "reason", "message")] for c in conditions]
+    return json.dumps([_identity(manifest), status], sort_keys=True)
+
+
+def asked_of_itself(manifest: dict[str, Any]) -> str:
+    """All of an object that others write and its own decision reads: the rest of it is our own report."""
+    held = manifest.get("status", {}).get("activeOperation")
+    return json.dumps([_identity(manifest), manifest["metadata"].get("annotations"), held], sort_keys=True)
+
+
+def _identity(manifest: dict[str, Any]) -> list[Any]:
+    meta = manifest["metadata"]
+    return [meta.get(key) for key in ("uid", "generation", "finalizers", "deletionTimestamp")]
+
+
+@dataclass(frozen=True)
+class News:
+    """What the sight of an object says that the sight before did not."""
+
+    for_itself: bool
+    for_others: bool
+
+
 class References:
     """The objects that were seen, and who depends on whom."""
 
@@ -48,9 +82,10 @@ class References:
         self._depends: dict[Key, set[Key]] = {}
         self._dependents: dict[Key, set[Key]] = defaultdict(set)
         self._told: dict[Key, set[Key]] = {}
+        self._sight: dict[Key, tuple[str, str]] = {}
         self._database: dict[Key, tuple[str, str]] = {}
 
-    def note(self, manifest: dict[str, Any]) -> None:
+    def note(self, manifest: dict[str, Any]) -> News:
         """Take notice of an object as it is now."""
         meta = manifest["metadata"]
         key = Key(manifest["kind"], meta["namespace"], meta["name"])
@@ -62,6 +97,9 @@ class References:
         self._depends[key], self._told[key] = depends, told
         name = manifest.get("spec", {}).get("databaseRef", {}).get("name", meta["name"])
         self._database[key] = (meta["namespace"], name)
+        before = self._sight.get(key, ("", ""))
+        self._sight[key] = now = (asked_of_itself(manifest), seen_by_others(manifest))
+        return News(for_itself=before[0] != now[0], for_others=before[1] != now[1])
 
     def forget(self, key: Key) -> None:
         """The object is gone; who depends on it stays, it may come back."""
@@ -70,6 +108,7 @@ class References:
             if not self._dependents[old]:
                 del self._dependents[old]
         self._told.pop(key, None)
+        self._sight.pop(key, None)
         self._database.pop(key, None)
 
     def knows(self, key: Key) -> bool:
@@ -77,8 +116,13 @@ class References:
         return key in self._depends
 
     def concerned(self, key: Key) -> set[Key]:
-        """Whoever must be looked at when the object changes or goes, other than itself."""
-        return set(self._dependents.get(key, set())) | self._told.get(key, set())
+        """Whoever must be looked at when the object changes, other than itself."""
+        return self._dependents.get(key, set()) | self._told.get(key, set())
+
+    def bereaved(self, key: Key) -> set[Key]:
+        """Whoever must be looked at when the object goes: also its database, which it may have held."""
+        database = self._database.get(key)
+        return self.concerned(key) | (set() if database is None else {Key(DATABASE, *database)})
 
     def group(self, key: Key) -> tuple[str, str]:
         """(namespace, name) of the database that a key belongs to; its own name where that is not known."""

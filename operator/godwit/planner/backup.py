@@ -17,10 +17,11 @@ from godwit.contract.request import (
     VerifyBackupInput,
 )
 from godwit.planner.conditions import Stand, Verdict, announce, conditions, phase
-from godwit.planner.decision import GONE, Decision, Effect, SetFinalizer, StepSeen, StepSpec
+from godwit.planner.decision import GONE, Decision, Effect, StepSeen, StepSpec
+from godwit.planner.holding import finalizer
 from godwit.planner.policy import connection_of, version_text
 from godwit.planner.runs import PLAN_AGAIN
-from godwit.planner.step import Step, again, drive, job_name, tidy
+from godwit.planner.step import TIDY, Step, again, drive, job_name, tidy
 
 DUMP_BUDGET = 24 * 3_600
 """Seconds that a dump may take."""
@@ -50,7 +51,7 @@ def decide(seen: BackupSeen, now: datetime) -> Decision:
     keeps_file = (
         backup.spec.deletion_policy is DeletionPolicy.DELETE and FINALIZER not in backup.metadata.finalizers
     )
-    effects: tuple[Effect, ...] = (_finalizer(seen, present=True),) if keeps_file else ()
+    effects: tuple[Effect, ...] = (finalizer(backup, present=True),) if keeps_file else ()
     if status.verified:
         effects = (*effects, *_tidy(seen, "backup"))
         return _decision(seen, status, _done(status), now, effects=effects)
@@ -125,7 +126,7 @@ def _dumping(
         if failure is None:
             update |= _facts(progress.outcome)
             done = status.model_copy(update=update)
-            return _decision(seen, done, _done(done), now, effects=(*effects, *progress.effects))
+            return _decision(seen, done, _done(done), now, effects=effects, again_in=TIDY)
         # A run needs a backup of the planned state: another one ends the run, and it is planned again.
         over = failure.terminal or (order is not None and failure.reason in PLAN_AGAIN)
         if not over:
@@ -169,7 +170,7 @@ def _deleting(seen: BackupSeen, now: datetime) -> Decision:
     verdict = Verdict.moving(Reason.DELETING)
     if FINALIZER not in backup.metadata.finalizers:
         return _decision(seen, status, verdict, now)
-    letting_go = (_finalizer(seen, present=False),)
+    letting_go = (finalizer(backup, present=False),)
     if (
         seen.namespace_terminating
         or not status.location
@@ -185,8 +186,7 @@ def _deleting(seen: BackupSeen, now: datetime) -> Decision:
     progress = drive(step, status.step("delete"), seen.steps.get("delete", GONE), now)
     update = {"steps": (*(s for s in status.steps if s.name != "delete"), progress.record)}
     if progress.outcome is not None and progress.outcome.failure is None:
-        effects: tuple[Effect, ...] = (*progress.effects, *letting_go)
-        return _decision(seen, status.model_copy(update=update), verdict, now, effects=effects)
+        return _decision(seen, status.model_copy(update=update), verdict, now, effects=letting_go)
     failure = progress.failure
     if progress.outcome is not None or (failure is not None and failure.reason is Reason.DEADLINE_EXCEEDED):
         failure = progress.outcome.failure if progress.outcome is not None else failure
@@ -240,11 +240,6 @@ def _step(
         )
 
     return Step(name, meta.namespace, build)
-
-
-def _finalizer(seen: BackupSeen, *, present: bool) -> SetFinalizer:
-    meta = seen.backup.metadata
-    return SetFinalizer(DatabaseBackup.KIND, meta.namespace, meta.name, meta.uid, present=present)
 
 
 def _tidy(seen: BackupSeen, name: str) -> tuple[Effect, ...]:

@@ -18,12 +18,12 @@ from godwit.planner.decision import (
     Delete,
     Effect,
     Hold,
-    SetFinalizer,
     StepSeen,
     StepSpec,
 )
+from godwit.planner.holding import finalizer
 from godwit.planner.policy import connection_of, interval, version_text
-from godwit.planner.step import LEAVING, Step, StepProgress, again, drive, job_name, tidy
+from godwit.planner.step import LEAVING, TIDY, Step, StepProgress, again, drive, job_name, tidy
 
 CHECK_BUDGET = 60
 """Seconds that a look may take."""
@@ -76,7 +76,7 @@ def decide(seen: DatabaseSeen, now: datetime) -> Decision:
     status, again_in = status.model_copy(update={"steps": (progress.record,)}), progress.again_in
     if failure is not None and failure.terminal and failure.reason is not Reason.NAME_TAKEN:
         status = status.model_copy(update={"check_key": key, "checked_at": now, "failure": failure})
-        again_in = pause.total_seconds()
+        again_in = TIDY
     if failure is not None:
         verdict = Verdict.of(failure)
     elif status.ready and status.check_key == key:
@@ -129,7 +129,7 @@ def _step(seen: DatabaseSeen, key: str) -> Step:
 
 def _checked(seen: DatabaseSeen, progress: StepProgress, key: str, now: datetime) -> Decision:
     """Take what Check saw, unless it is another database and nobody said that this is meant."""
-    database, before = seen.database, seen.database.status
+    before = seen.database.status
     assert progress.outcome is not None  # noqa: S101  the caller looked
     found = progress.outcome.get(CheckOutcome)
     looked = {"steps": (progress.record,), "check_key": key, "checked_at": now, "failure": None}
@@ -158,8 +158,7 @@ def _checked(seen: DatabaseSeen, progress: StepProgress, key: str, now: datetime
                 "warnings": found.warnings,
             }
         )
-    again_in = interval(database.spec.check_interval).total_seconds()
-    return _decision(seen, status, _settled(status), now, effects=progress.effects, again_in=again_in)
+    return _decision(seen, status, _settled(status), now, again_in=TIDY)
 
 
 def _identity_accepted(seen: DatabaseSeen, found: DatabaseIdentity) -> bool:
@@ -213,7 +212,7 @@ def _orphaned(seen: DatabaseSeen) -> tuple[Effect, ...]:
     if active is not None:
         effects.append(Hold(meta.namespace, meta.name, meta.resource_version, None))
     if FINALIZER in meta.finalizers:
-        effects.append(SetFinalizer(seen.database.KIND, meta.namespace, meta.name, meta.uid, present=False))
+        effects.append(finalizer(seen.database, present=False))
     return tuple(effects)
 
 

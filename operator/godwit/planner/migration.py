@@ -5,15 +5,15 @@ from datetime import datetime, timedelta
 
 from godwit.api.common import FINALIZER, REQUESTED_AT
 from godwit.api.database import PostgresDatabase
-from godwit.api.migration import DatabaseMigration, DatabaseMigrationStatus, PlanStatus, RunSummary
+from godwit.api.migration import DatabaseMigration, DatabaseMigrationStatus, PlanStatus
 from godwit.api.restore import DatabaseRestore
 from godwit.api.run import MigrationRun
 from godwit.contract.base import digest
 from godwit.contract.outcome import CheckOutcome, Failure, PlanOutcome
 from godwit.contract.policy import Environment
 from godwit.contract.reasons import Reason
-from godwit.contract.request import Direction
 from godwit.planner import runs
+from godwit.planner.aftermath import noticed
 from godwit.planner.conditions import Stand, Verdict, announce, conditions, phase
 from godwit.planner.decision import (
     GONE,
@@ -22,14 +22,17 @@ from godwit.planner.decision import (
     Delete,
     Effect,
     SaveDocument,
-    SetFinalizer,
     SourceSeen,
     StartStep,
     StepSeen,
 )
+from godwit.planner.holding import finalizer
 from godwit.planner.policy import interval
 from godwit.planner.source import Pin, pin_manifests, pinned_source
-from godwit.planner.step import LEAVING, StepProgress, again, backoff, drive, job_name, tidy
+from godwit.planner.step import LEAVING, TIDY, StepProgress, again, backoff, drive, job_name, tidy
+
+_YOUNG = timedelta(seconds=2)
+"""Since the end of a plan's step, as far as whole seconds tell: too early to spend time on tidying up."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class MigrationSeen:
 
 def decide(seen: MigrationSeen, now: datetime) -> Decision:
     """In reading order: what forbids planning, a run under way, a due plan, what the plan asks for."""
-    seen = replace(seen, migration=_noticed(seen))
+    seen = replace(seen, migration=noticed(seen.migration, seen.runs, seen.restores))
     status, database = seen.migration.status, seen.database
     if seen.migration.metadata.deleting:
         freed = _orphaned(seen)
@@ -84,59 +87,6 @@ def plan_key(seen: MigrationSeen) -> str:
             "requested": meta.annotations.get(REQUESTED_AT, ""),
         }
     )[:16]
-
-
-def _noticed(seen: MigrationSeen) -> DatabaseMigration:
-    """The migration with its status brought up to what its runs and restores have become."""
-    migration = seen.migration
-    status = migration.status
-    newest = max((runs.number(r) for r in seen.runs), default=0)
-    update: dict[str, object] = {"run_count": max(status.run_count, newest), "active_run": ""}
-    done = [r for r in seen.runs if r.status.outcome]
-    if done and (status.last_run is None or runs.number(done[-1]) > runs.number_of(status.last_run.name)):
-        update |= _after(status, done[-1])
-    latest = runs.latest_restore(seen.restores)
-    if latest is not None and latest.metadata.uid != status.seen_restore:
-        update |= {"seen_restore": latest.metadata.uid, "planned_at": None}
-        made_at = status.plan.made_at if status.plan else None
-        ended, planned = latest.status.ended_at, status.planned_at or made_at
-        if ended is not None and planned is not None and ended >= planned:
-            update |= {"hold": status.plan_key, "failure": update.get("failure") or _restored_hold(latest)}
-    return migration.model_copy(update={"status": status.model_copy(update=update)})
-
-
-def _restored_hold(restore: DatabaseRestore) -> Failure:
-    return Failure(
-        reason=Reason.RESTORED_HOLD,
-        message=f"{restore.metadata.name} restored the database; what that took away is held.",
-        standing=f"The database is at {restore.status.current or 'no migration'}.",
-    )
-
-
-def _after(status: DatabaseMigrationStatus, run: MigrationRun) -> dict[str, object]:
-    """What the end of a run makes of the status. A success needs no new plan: Verify has just looked."""
-    told = run.status
-    summary = RunSummary(
-        name=run.metadata.name,
-        uid=run.metadata.uid,
-        outcome=told.outcome,
-        reason=told.failure.reason if told.failure else Reason.SUCCEEDED,
-        ended_at=told.ended_at,
-    )
-    update: dict[str, object] = {"last_run": summary}
-    if told.outcome == "Succeeded":
-        plan = status.plan.model_copy(update=runs.settled_plan(run)) if status.plan else None
-        current, step = told.current, -1 if run.spec.plan.direction is Direction.DOWN else 1
-        applied = max(0, status.applied + step * run.spec.pending)
-        told_now = {"current": current, "target": current, "applied": applied, "pending": 0}
-        if status.plan is not None and status.plan.resolutions:  # it has counted what runs, and nothing else
-            told_now["planned_at"] = None
-        return update | told_now | {"plan": plan, "retries": 0}
-    update["current"] = told.current or status.current
-    failure = told.failure
-    if failure is not None and failure.reason in runs.PLAN_AGAIN:
-        return update | {"planned_at": None, "retries": status.retries + 1}
-    return update | {"planned_at": None, "hold": status.plan_key, "failure": failure, "retries": 0}
 
 
 def _refused(seen: MigrationSeen) -> Failure | None:
@@ -173,8 +123,10 @@ def _running(seen: MigrationSeen, run: MigrationRun, now: datetime) -> Decision:
     )
     reason = Reason(told.reason) if told else Reason.RUNNING
     stand = Stand.WAITING if told and told.status == "False" else Stand.MOVING
-    effects = tidy(status.step("plan"), seen.plan, seen.migration.metadata.namespace)
-    return _decision(seen, status, Verdict(stand, reason, message), now, effects=effects, again_in=60.0)
+    verdict, record = Verdict(stand, reason, message), status.step("plan")
+    if record is not None and record.ended_at is not None and now - record.ended_at < _YOUNG:
+        return _decision(seen, status, verdict, now, again_in=TIDY)  # the run's own first step comes first
+    return _decision(seen, status, verdict, now, effects=_kept(seen), again_in=60.0)
 
 
 def _due(seen: MigrationSeen, key: str, now: datetime) -> bool:
@@ -214,7 +166,7 @@ def _plan(seen: MigrationSeen, database: PostgresDatabase, key: str, now: dateti
         record, found = None, GONE
     progress = drive(step, record, found, now)
     if progress.outcome is None and _given_up(progress.failure):
-        return _planned(seen, progress, key, now)
+        return _planned(seen, database, progress, key, now)
     if progress.outcome is None:
         failure = progress.failure
         verdict = Verdict.of(failure) if failure else Verdict.moving(Reason.PLANNING)
@@ -236,7 +188,7 @@ def _plan(seen: MigrationSeen, database: PostgresDatabase, key: str, now: dateti
         return _decision(
             seen, status, Verdict.of(failure), now, effects=progress.effects, again_in=progress.again_in
         )
-    return _planned(seen, progress, key, now)
+    return _planned(seen, database, progress, key, now)
 
 
 def _given_up(failure: Failure | None) -> bool:
@@ -248,8 +200,10 @@ def _slot(seen: MigrationSeen) -> str:
     return planned.isoformat() if planned else ""
 
 
-def _planned(seen: MigrationSeen, progress: StepProgress, key: str, now: datetime) -> Decision:
-    """Take the plan, or why there is none, into the status; the next pass acts on it."""
+def _planned(
+    seen: MigrationSeen, database: PostgresDatabase, progress: StepProgress, key: str, now: datetime
+) -> Decision:
+    """Take the plan, or why there is none, into the status, and make its run."""
     status, outcome = seen.migration.status, progress.outcome
     failure = outcome.failure if outcome else progress.failure
     found = outcome.get(PlanOutcome) if outcome else None
@@ -260,7 +214,6 @@ def _planned(seen: MigrationSeen, progress: StepProgress, key: str, now: datetim
     mended = found is not None and runs.plan_ref(found) is None and not _verify_failed(status)
     if status.hold != key or (failure is None and mended):
         update |= {"hold": "", "failure": failure}
-    documents: tuple[Effect, ...] = ()
     if found is not None and checked is not None:
         document = runs.document_name(seen.migration, found)
         update |= {
@@ -286,12 +239,26 @@ def _planned(seen: MigrationSeen, progress: StepProgress, key: str, now: datetim
                 made_at=now,
             ),
         }
-        documents = (SaveDocument(seen.migration.metadata.namespace, progress.record.job, document),)
     told = replace(
         seen, migration=seen.migration.model_copy(update={"status": status.model_copy(update=update)})
     )
-    effects = (*documents, *progress.effects)
-    return _decision(told, told.migration.status, _verdict(told), now, effects=effects, again_in=0.0)
+    effects = (*_next_run(told, database, key), *progress.effects)
+    return _decision(told, told.migration.status, _verdict(told), now, effects=effects, again_in=TIDY)
+
+
+def _kept(seen: MigrationSeen) -> tuple[Effect, ...]:
+    """Keep the document of the plan in the status, then delete the Job that printed it."""
+    status, namespace = seen.migration.status, seen.migration.metadata.namespace
+    record = status.step("plan")
+    left = tidy(record, seen.plan, namespace)
+    if record is None or not left or status.plan is None or record.outcome is None:
+        return left
+    return (SaveDocument(namespace, record.job, status.plan.document), *left)
+
+
+def _next_run(seen: MigrationSeen, database: PostgresDatabase, key: str) -> tuple[Effect, ...]:
+    """The run of the plan in the status, where one may start now."""
+    return (Create(runs.run_manifest(seen.migration, database, seen.image)),) if runnable(seen, key) else ()
 
 
 def _verify_failed(status: DatabaseMigrationStatus) -> bool:
@@ -304,14 +271,13 @@ def _settled(seen: MigrationSeen, database: PostgresDatabase, key: str, now: dat
     status = seen.migration.status
     effects: list[Effect] = [
         *_orphaned(seen),
-        *tidy(status.step("plan"), seen.plan, seen.migration.metadata.namespace),
+        *_next_run(seen, database, key),
+        *_kept(seen),
         *runs.surplus(seen.runs, seen.migration.spec.run_history_limit),
         *(Delete("ConfigMap", seen.migration.metadata.namespace, pin.name, pin.uid) for pin in seen.spare),
     ]
     gone = set(spare_copies(seen.migration, seen.runs)) - {pin.name for pin in seen.spare}
     status = status.model_copy(update={"copies": tuple(c for c in status.copies if c not in gone)})
-    if runnable(seen, key):
-        effects.append(Create(runs.run_manifest(seen.migration, database, seen.image)))
     later = (_next(seen, status.planned_at) - now).total_seconds() if status.planned_at else None
     return _decision(seen, status, _verdict(seen), now, effects=tuple(effects), again_in=later)
 
@@ -340,7 +306,7 @@ def _orphaned(seen: MigrationSeen) -> tuple[Effect, ...]:
     meta = seen.migration.metadata
     if FINALIZER not in meta.finalizers or not all(run.status.released for run in seen.runs):
         return ()
-    return (SetFinalizer(seen.migration.KIND, meta.namespace, meta.name, meta.uid, present=False),)
+    return (finalizer(seen.migration, present=False),)
 
 
 def _verdict(seen: MigrationSeen) -> Verdict:

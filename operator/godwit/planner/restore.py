@@ -12,10 +12,11 @@ from godwit.contract.outcome import Failure, RestoreOutcome, StepOutcome
 from godwit.contract.reasons import Reason
 from godwit.contract.request import BackupType, Format, RestoreInput, StepRequest, VerifyInput
 from godwit.planner.conditions import Stand, Verdict, announce, conditions, phase
-from godwit.planner.decision import GONE, Decision, DeleteStep, Effect, Hold, SetFinalizer, StepSeen, StepSpec
+from godwit.planner.decision import GONE, Decision, Effect, Hold, StepSeen, StepSpec
+from godwit.planner.holding import again_after, finalizer, given_back, tidied
 from godwit.planner.policy import connection_of
 from godwit.planner.run_steps import START_WINDOW, UNKNOWN, repeatable
-from godwit.planner.step import Step, again, asks, drive, job_name, tidy
+from godwit.planner.step import Step, again, asks, drive, job_name
 
 RESTORE_BUDGET = 24 * 3_600
 """Seconds that a restore may take, the building beside included; the fence has a bound of its own."""
@@ -110,10 +111,7 @@ def _hold(seen: RestoreSeen, database: PostgresDatabase, now: datetime) -> Decis
         mine = ActiveOperation(kind=restore.KIND, name=meta.name, uid=meta.uid, since=now)
         if restore.spec.order is None:
             effects.append(Hold(base.namespace, base.name, base.resource_version, mine))
-    if not meta.deleting:
-        effects.append(SetFinalizer(restore.KIND, meta.namespace, meta.name, meta.uid, present=True))
-    if not base.deleting:
-        effects.append(SetFinalizer("PostgresDatabase", base.namespace, base.name, base.uid, present=True))
+    effects += [finalizer(o, present=True) for o in (restore, database) if not o.metadata.deleting]
     verdict = Verdict.moving(Reason.RESTORING)
     return _decision(seen, status, verdict, now, effects=tuple(effects), again_in=0.0)
 
@@ -239,26 +237,14 @@ def _ended(status: DatabaseRestoreStatus) -> Verdict:
 
 
 def _give_back(seen: RestoreSeen, now: datetime) -> Decision:
-    restore, status, meta = seen.restore, seen.restore.status, seen.restore.metadata
-    effects: list[Effect] = []
-    for record in status.steps:
-        effects.extend(tidy(record, seen.steps.get(record.name, GONE), meta.namespace))
-    database = seen.database
-    if database is not None and restore.spec.order is None:
-        base, active = database.metadata, database.status.active_operation
-        if active is not None and active.uid == meta.uid:
-            effects.append(Hold(base.namespace, base.name, base.resource_version, None))
-        if FINALIZER in base.finalizers and (active is None or active.uid == meta.uid):
-            effects.append(
-                SetFinalizer("PostgresDatabase", base.namespace, base.name, base.uid, present=False)
-            )
-    if FINALIZER in meta.finalizers:
-        effects.append(SetFinalizer(restore.KIND, meta.namespace, meta.name, meta.uid, present=False))
-    # A Job may take a while to go; everything else is done at once.
-    only_jobs = all(isinstance(effect, DeleteStep) for effect in effects)
-    again_in = (1.0 if only_jobs else 0.0) if effects else None
+    restore, status = seen.restore, seen.restore.status
+    effects = tidied(status.steps, seen.steps, restore.metadata.namespace)
+    if restore.spec.order is None:  # else the run that ordered it holds the database
+        effects += given_back(seen.database, restore.metadata.uid)
+    if FINALIZER in restore.metadata.finalizers:
+        effects += (finalizer(restore, present=False),)
     told = status if effects else status.model_copy(update={"released": True})
-    return _decision(seen, told, _ended(status), now, effects=tuple(effects), again_in=again_in)
+    return _decision(seen, told, _ended(status), now, effects=effects, again_in=again_after(effects))
 
 
 def _decision(

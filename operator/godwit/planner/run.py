@@ -23,10 +23,14 @@ from godwit.contract.reasons import Reason
 from godwit.contract.request import BackupType, Direction
 from godwit.planner import run_steps
 from godwit.planner.conditions import Stand, Verdict, announce, conditions, phase
-from godwit.planner.decision import GONE, Create, Decision, DeleteStep, Effect, Hold, SetFinalizer, StepSeen
+from godwit.planner.decision import GONE, Create, Decision, Effect, Hold, StepSeen
+from godwit.planner.holding import again_after, finalizer, given_back, tidied
 from godwit.planner.ladder import Climb, Fall, climb, rungs, standing, taken
 from godwit.planner.run_steps import UNKNOWN
-from godwit.planner.step import StepProgress, again, asks, drive, tidy
+from godwit.planner.step import StepProgress, again, asks, drive
+
+_TOLD = 0.2
+"""Seconds until a run that has ended gives back what it holds: its migration tells of the end first."""
 
 
 @dataclass(frozen=True)
@@ -108,17 +112,21 @@ def _hold(seen: RunSeen, database: PostgresDatabase, now: datetime) -> Decision:
         return _going(
             seen, Verdict.of(Failure(reason=Reason.DATABASE_BUSY, message=text)), now, again_in=15.0
         )
-    base, parent = database.metadata, seen.migration
-    keeping = [(run.KIND, meta), *([(parent.KIND, parent.metadata)] if parent is not None else [])]
-    effects: list[Effect] = [
-        SetFinalizer(kind, other.namespace, other.name, other.uid, present=True)
-        for kind, other in (*keeping, (database.KIND, base))
-        if not other.deleting
-    ]
+    keeping = [other for other in (run, seen.migration, database) if other is not None]
+    effects: tuple[Effect, ...] = tuple(
+        finalizer(other, present=True) for other in keeping if not other.metadata.deleting
+    )
     if active is None or active.uid != meta.uid:
         mine = ActiveOperation(kind=run.KIND, name=meta.name, uid=meta.uid, since=now)
-        effects.insert(0, Hold(base.namespace, base.name, base.resource_version, mine))
-    return _going(seen, Verdict.moving(Reason.RUNNING), now, effects=tuple(effects), again_in=0.0)
+        base = database.metadata
+        effects = (Hold(base.namespace, base.name, base.resource_version, mine), *effects)
+    held = _going(seen, Verdict.moving(Reason.RUNNING), now, effects=effects, again_in=0.0)
+    first = not run.status.steps and not run.status.restore
+    backup = _backup(seen, now) if first and run.spec.backup.required else None
+    if backup is None or not any(isinstance(effect, Create) for effect in backup.effects):
+        return held
+    # Made by the pass that takes the database: who only waits for the other loses a second look.
+    return replace(backup, effects=(*held.effects, *backup.effects))
 
 
 def _backup(seen: RunSeen, now: datetime) -> Decision | None:
@@ -335,7 +343,7 @@ def _end(
         failure.standing if failure else f"The database is at {seen.run.spec.plan.target or 'no migration'}."
     )
     told = {**(update or {}), "outcome": outcome, "failure": failure, "standing": where, "ended_at": now}
-    return _going(seen, _ended(failure, where), now, update=told, effects=effects, again_in=0.0)
+    return _going(seen, _ended(failure, where), now, update=told, effects=effects, again_in=_TOLD)
 
 
 def _ended(failure: Failure | None, where: str) -> Verdict:
@@ -346,33 +354,18 @@ def _ended(failure: Failure | None, where: str) -> Verdict:
 
 def _give_back(seen: RunSeen, now: datetime) -> Decision:
     """Release the database and the finalizers, our own last; then there is nothing left to do."""
-    run, status, meta = seen.run, seen.run.status, seen.run.metadata
-    effects: list[Effect] = []
-    for record in status.steps:
-        effects.extend(tidy(record, seen.steps.get(record.name, GONE), meta.namespace))
+    run, status = seen.run, seen.run.status
+    effects = tidied(status.steps, seen.steps, run.metadata.namespace)
     # Once it has given back, whatever it finds held is held by the next run.
-    database, migration = (None, None) if status.released else (seen.database, seen.migration)
-    if database is not None:
-        base, active = database.metadata, database.status.active_operation
-        if active is not None and active.uid == meta.uid:
-            effects.append(Hold(base.namespace, base.name, base.resource_version, None))
-        if FINALIZER in base.finalizers and (active is None or active.uid == meta.uid):
-            effects.append(
-                SetFinalizer("PostgresDatabase", base.namespace, base.name, base.uid, present=False)
-            )
-    if migration is not None and FINALIZER in migration.metadata.finalizers:
-        other = migration.metadata
-        effects.append(
-            SetFinalizer("DatabaseMigration", other.namespace, other.name, other.uid, present=False)
-        )
-    if FINALIZER in meta.finalizers:
-        effects.append(SetFinalizer(run.KIND, meta.namespace, meta.name, meta.uid, present=False))
+    if not status.released:
+        effects += given_back(seen.database, run.metadata.uid)
+        if seen.migration is not None and FINALIZER in seen.migration.metadata.finalizers:
+            effects += (finalizer(seen.migration, present=False),)
+    if FINALIZER in run.metadata.finalizers:
+        effects += (finalizer(run, present=False),)
+    update: dict[str, object] = {} if effects else {"released": True}
     verdict = _ended(status.failure, status.standing)
-    if effects:
-        # A Job may take a while to go; everything else is done at once.
-        only_jobs = all(isinstance(effect, DeleteStep) for effect in effects)
-        return _going(seen, verdict, now, effects=tuple(effects), again_in=1.0 if only_jobs else 0.0)
-    return _going(seen, verdict, now, update={"released": True})
+    return _going(seen, verdict, now, update=update, effects=effects, again_in=again_after(effects))
 
 
 def _going(

@@ -16,6 +16,14 @@ WATCHED = 60.0
 """Seconds until a running step is looked at again, should its event get lost."""
 LEAVING = 0.5
 """The same for a Job that was deleted and is still there."""
+TIDY = 1.0
+"""Seconds until the Job of a step is deleted whose outcome has been taken: what waits for that goes first."""
+LASTING = timedelta(seconds=5)
+"""How long a pod must have been pending until what its kubelet or scheduler says of it is told.
+
+A kubelet that hears of a pod before it hears that the pod is its own reports a FailedMount, and mounts the
+volume a moment later.
+"""
 STUCK = 15.0
 """The same for a step whose pod does not start."""
 
@@ -39,7 +47,7 @@ class StepProgress:
     record: StepRecord
     effects: tuple[Effect, ...] = ()
     outcome: StepOutcome | None = None
-    """Set when the current attempt has ended with an outcome."""
+    """Set when the current attempt has ended with an outcome. Its Job is for a later look to delete."""
     failure: Failure | None = None
     """Why it does not get on: it waits, will be tried again, or (a terminal reason) has been given up."""
     again_in: float | None = None
@@ -145,17 +153,15 @@ def _look(step: Step, record: StepRecord, seen: StepSeen, now: datetime) -> Step
             return _lost(step, marked, seen, now)
         case StepState.NO_POD | StepState.PENDING:
             reason = seen.reason or Reason.POD_PENDING
-            failure = (
-                None
-                if reason is Reason.POD_PENDING and not seen.message
-                else Failure(reason=reason, message=seen.message or reason.advice.meaning)
-            )
+            if reason is Reason.POD_PENDING and not (seen.message and now - record.started_at >= LASTING):
+                return StepProgress(marked, again_in=LASTING.total_seconds() if seen.message else STUCK)
+            failure = Failure(reason=reason, message=seen.message or reason.advice.meaning)
             return StepProgress(marked, failure=failure, again_in=STUCK)
         case StepState.RUNNING:
             return StepProgress(marked, again_in=WATCHED)
         case StepState.FINISHED:
             ended = marked.model_copy(update={"outcome": seen.outcome, "ended_at": now, "crashes": 0})
-            return StepProgress(ended, tidy(record, seen, step.namespace), outcome=seen.outcome)
+            return StepProgress(ended, outcome=seen.outcome)
 
 
 def _lost(step: Step, record: StepRecord, seen: StepSeen, now: datetime) -> StepProgress:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from godwit.cluster.observation import foreign, is_ours, last_document, newest, step_seen, subject
+from godwit.cluster.observation import foreign, is_ours, last_document, newest, step_ended, step_seen, subject
 from godwit.contract.outcome import StepOutcome
 from godwit.contract.reasons import Reason
 from godwit.planner.decision import StepState
@@ -32,6 +32,7 @@ def pod(phase: str = "Pending", conditions: tuple[Any, ...] = (), **state: Any) 
     statuses = [{"name": "proxy", "state": {}}, {"name": "step", "state": state}] if state else []
     return {
         "metadata": {"name": "p", "uid": "pod-uid", "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"containers": []},
         "status": {"phase": phase, "conditions": list(conditions), "containerStatuses": statuses},
     }
 
@@ -149,3 +150,19 @@ def test_the_last_document_of_a_log():
     assert last_document("\n".join(lines)) == last
     assert last_document('{"event": "x"}\n"document"\n{"document":') is None
     assert last_document("") is None
+
+
+@pytest.mark.parametrize(
+    ("manifest", "ended"),
+    [
+        pytest.param(pod(terminated=DONE), True, id="its container has terminated"),
+        pytest.param(pod("Failed"), True, id="its pod was evicted before the kubelet could tell"),
+        pytest.param(pod(running={}), False, id="its container runs"),
+        pytest.param(waiting("ImagePullBackOff"), False, id="its container waits"),
+        pytest.param(job("Failed"), True, id="its Job has failed, with a pod or without"),
+        pytest.param(job("Complete"), False, id="its Job is complete, two seconds after its container"),
+        pytest.param(job(), False, id="its Job was made"),
+    ],
+)
+def test_an_event_tells_of_a_steps_end_where(manifest: dict[str, Any], ended: bool):
+    assert step_ended(manifest) is ended

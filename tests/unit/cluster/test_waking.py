@@ -14,6 +14,24 @@ MIGRATION = {
     "metadata": {"name": "shop", "namespace": NAMESPACE},
     "spec": {"databaseRef": {"name": "shop"}, "source": {"configMaps": [{"name": "files"}]}},
 }
+DATABASE = {
+    "apiVersion": "godwit.dev/v1alpha1",
+    "kind": "PostgresDatabase",
+    "metadata": {"name": "shop", "namespace": NAMESPACE},
+    "spec": {},
+}
+RUN = {
+    "apiVersion": "godwit.dev/v1alpha1",
+    "kind": "MigrationRun",
+    "metadata": {"name": "shop-1", "namespace": NAMESPACE},
+    "spec": {"databaseRef": {"name": "shop"}, "migrationRef": {"name": "shop"}},
+}
+BACKUP = {
+    "apiVersion": "godwit.dev/v1alpha1",
+    "kind": "DatabaseBackup",
+    "metadata": {"name": "shop-1-backup", "namespace": NAMESPACE},
+    "spec": {"databaseRef": {"name": "shop"}, "order": {"run": {"name": "shop-1"}}},
+}
 MAP = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "files", "namespace": NAMESPACE}}
 
 
@@ -40,6 +58,71 @@ async def test_a_change_of_its_own_of_its_step_and_of_its_source_wakes_an_object
     assert waiting(controller) == ["DatabaseMigration/shop"]
 
     controller.changed(MAP)
+    assert waiting(controller) == ["DatabaseMigration/shop"]
+
+
+async def test_its_own_report_wakes_nobody_at_once(controller: Controller):
+    controller.changed(MIGRATION)
+    waiting(controller)
+
+    reported = {"observedGeneration": 1, "conditions": [{"type": "Ready", "status": "True", "reason": "X"}]}
+    controller.changed({**MIGRATION, "status": reported})
+
+    assert waiting(controller) == []
+    assert len(controller.queue) == 1  # looked at a little later, should it have been somebody else's
+
+
+async def test_whoever_waits_for_a_backup_is_woken_by_its_end_and_not_by_its_steps(controller: Controller):
+    controller.changed(RUN)
+    controller.changed(BACKUP)
+    waiting(controller)
+
+    controller.changed({**BACKUP, "status": {"steps": [{"name": "backup", "state": "Running"}]}})
+    assert waiting(controller) == []
+
+    done = [{"type": "Ready", "status": "True", "reason": "BackedUp", "message": ""}]
+    controller.changed({**BACKUP, "status": {"verified": "Archive", "conditions": done}})
+    assert waiting(controller) == ["MigrationRun/shop-1"]
+
+
+async def test_who_holds_a_database_wakes_those_who_wait_for_it(controller: Controller):
+    controller.changed(DATABASE)
+    controller.changed(RUN)
+    waiting(controller)
+
+    controller.changed({**DATABASE, "status": {"activeOperation": {"kind": "MigrationRun", "name": "crm-1"}}})
+    assert sorted(waiting(controller)) == ["MigrationRun/shop-1", "PostgresDatabase/shop"]
+
+
+async def test_a_migration_is_told_of_the_end_of_its_run_at_once(controller: Controller):
+    controller.changed(MIGRATION)
+    controller.changed(RUN)
+    waiting(controller)
+
+    controller.changed({**RUN, "status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}})
+    assert waiting(controller) == []
+
+    controller.changed({**RUN, "status": {"outcome": "Succeeded"}})
+    assert waiting(controller) == ["DatabaseMigration/shop"]
+
+
+async def test_a_database_is_told_when_whoever_held_it_is_gone(controller: Controller):
+    controller.changed(DATABASE)
+    controller.changed(RUN)
+    waiting(controller)
+
+    controller.gone("MigrationRun", NAMESPACE, "shop-1")
+    assert waiting(controller) == ["PostgresDatabase/shop"]
+
+
+async def test_the_end_of_a_step_is_looked_at_at_once_and_the_rest_a_little_later(controller: Controller):
+    controller.changed(MIGRATION)
+    waiting(controller)
+
+    controller.step_changed("DatabaseMigration", NAMESPACE, "shop", ended=False)
+    assert (waiting(controller), len(controller.queue)) == ([], 1)
+
+    controller.step_changed("DatabaseMigration", NAMESPACE, "shop", ended=True)
     assert waiting(controller) == ["DatabaseMigration/shop"]
 
 

@@ -8,6 +8,7 @@ from godwit.contract.outcome import CheckOutcome
 from godwit.contract.reasons import Reason
 from godwit.planner.database import DatabaseSeen, check_key, decide
 from godwit.planner.decision import Delete, DeleteStep, Hold, SetFinalizer, StartStep, StepSeen, StepState
+from godwit.planner.step import TIDY
 
 from .builders import (
     DONE,
@@ -55,11 +56,13 @@ def test_a_database_that_was_never_looked_at_is_looked_at():
     assert stand(decision) == ("Unknown", "Checking", False)
 
 
-def test_what_a_check_saw_is_taken_and_its_job_deleted():
+def test_what_a_check_saw_is_taken_and_its_job_deleted_by_the_next_look():
     decision = checked(database(status=NEVER), finished(SAW))
     assert stand(decision) == ("True", "Checked", False)
     assert (decision.status.identity, decision.status.server_version) == (IDENTITY, "16.4")
-    assert only(decision, DeleteStep).job == decision.status.steps[0].job
+    assert (of(decision, DeleteStep), decision.again_in) == ([], TIDY)
+    left = decide(seen(database(status=dict(decision.status)), check=finished(SAW)), NOW)
+    assert only(left, DeleteStep).job == decision.status.steps[0].job
 
 
 def test_a_settled_database_is_left_alone_until_the_interval_is_over():
@@ -111,7 +114,8 @@ def test_a_failure_that_passes_is_tried_again_after_a_while():
 
 def test_a_terminal_failure_is_looked_at_again_when_the_interval_is_over():
     decision = checked(database(status=NEVER), finished(reason=Reason.CONNECTION_INVALID))
-    assert decision.again_in == 3_600.0
+    left = decide(seen(database(status=dict(decision.status))), NOW)
+    assert (left.effects, left.again_in) == ((), 3_600.0)
     again = decide(seen(database(status=dict(decision.status))), later(hours=1, seconds=1))
     assert only(again, StartStep)
 

@@ -3,10 +3,20 @@
 import pytest
 
 from godwit.api.common import CANCEL
+from godwit.api.run import BackupPolicy
 from godwit.contract.outcome import ApplyOutcome
 from godwit.contract.progress import RunProgress
 from godwit.contract.reasons import Reason
-from godwit.planner.decision import Create, DeleteStep, Hold, SetFinalizer, StartStep, StepSeen, StepState
+from godwit.planner.decision import (
+    Create,
+    DeleteStep,
+    Emit,
+    Hold,
+    SetFinalizer,
+    StartStep,
+    StepSeen,
+    StepState,
+)
 from godwit.planner.run import decide
 from godwit.planner.run_steps import MAX_BACKUPS, UNKNOWN
 
@@ -38,9 +48,16 @@ from .runs import CHECKED, DID, GONE, MINE, ONE, RUNNING, after, ended, seen
 
 
 def test_first_the_database_is_taken_then_the_finalizers_are_set():
-    decision = decide(seen(run(), database=database(), migration=migration()), NOW)
-    assert [type(e) for e in decision.effects[1:]] == [Hold, SetFinalizer, SetFinalizer, SetFinalizer]
+    decision = decide(seen(run(), database=database(), migration=migration(), backup=None), NOW)
+    kinds = [type(e) for e in decision.effects if not isinstance(e, Emit)]
+    assert kinds == [Hold, SetFinalizer, SetFinalizer, SetFinalizer, Create]
     assert (only(decision, Hold).resource_version, decision.again_in) == ("7", 0.0)
+    assert only(decision, Create).manifest["metadata"]["name"] == decision.status.backup
+
+
+def test_a_run_that_needs_no_backup_makes_none_when_it_takes_the_database():
+    own = run(spec={"backup": BackupPolicy(required=False)})
+    assert of(decide(seen(own, database=database(), migration=migration(), backup=None), NOW), Create) == []
 
 
 def test_a_database_that_somebody_holds_is_waited_for():
@@ -186,7 +203,8 @@ def test_a_success_says_where_the_database_is():
         "m2",
         10,
     )
-    assert only(decision, DeleteStep)
+    assert of(decision, DeleteStep) == []
+    assert 0 < (decision.again_in or 0) < 1
 
 
 @pytest.mark.parametrize(

@@ -47,8 +47,8 @@ def test_a_step_that_was_never_asked_for_is_started():
         (StepSeen(StepState.PENDING), "Pending", None, []),
         (StepSeen(StepState.PENDING, Reason.SECRET_MISSING), "Pending", Reason.SECRET_MISSING, []),
         (StepSeen(StepState.RUNNING), "Running", None, []),
-        (finished(), "Finished", None, [DeleteStep]),
-        (finished(reason=Reason.CONNECTION_INVALID), "Finished", None, [DeleteStep]),
+        (finished(), "Finished", None, []),
+        (finished(reason=Reason.CONNECTION_INVALID), "Finished", None, []),
         (StepSeen(StepState.CRASHED, message="killed"), "Crashed", Reason.STEP_CRASHED, [DeleteStep]),
         (GONE, "", None, [StartStep]),
         (StepSeen(StepState.GONE, foreign=True), "", Reason.NAME_TAKEN, []),
@@ -59,6 +59,14 @@ def test_a_step_that_was_just_asked_for_is_seen(seen, state, reason, effects):
     assert (progress.record.state, kinds(progress)) == (state, effects)
     assert (progress.failure.reason if progress.failure else None) == reason
     assert progress.outcome == seen.outcome
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0, None), (4, None), (5, Reason.POD_PENDING)])
+def test_what_holds_a_pod_back_is_told_when_it_has_lasted(seconds, told):
+    seen = StepSeen(StepState.PENDING, Reason.POD_PENDING, "FailedMount")
+    progress = drive(STEP, record("check", request_hash=HASH), seen, later(seconds=seconds))
+    assert (progress.failure.reason if progress.failure else None) == told
+    assert progress.again_in is not None
 
 
 @pytest.mark.parametrize("before", ["NoPod", "Pending", "Running"])
