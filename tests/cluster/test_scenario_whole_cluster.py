@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -129,3 +129,30 @@ async def test_deleting_the_crds_hangs_nowhere_and_touches_no_data(
     await play.up_to_date()
     assert await play.runs() == []
     assert stage.store.dump() == before
+
+
+@pytest.mark.alone
+@pytest.mark.own_operator
+async def test_deleting_the_crds_during_a_run_lets_it_end_and_loses_nothing(
+    stage: KubernetesStage, play: Play, node: Node
+) -> None:
+    """What a run holds goes when the run has ended; the objects are then known by the database alone."""
+    await play.deployed(FILES)
+    first = await stage.backup_files()
+    async with AsyncExitStack() as lock:
+        await lock.enter_async_context(play.locked("a", "ROW EXCLUSIVE"))
+        await play.source("files", MORE)
+        await play.step_running("shop-2", "apply")
+        async with without_crds(node):
+            await lock.aclose()
+    assert play.applied() == [ONE, TWO]
+    files = await stage.backup_files()
+    assert set(first) < set(files)
+    before = stage.store.dump()
+
+    await play.database()
+    await play.migration()
+    await play.up_to_date()
+    assert await play.runs() == []
+    assert stage.store.dump() == before
+    assert await stage.backup_files() == files
