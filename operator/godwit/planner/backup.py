@@ -139,7 +139,7 @@ def _dumping(
     if failure is not None:
         verdict = _over(failure) if over else Verdict.of(failure)
     both = (*effects, *progress.effects)
-    return _decision(seen, told, verdict, now, effects=both, again_in=progress.again_in)
+    return _decision(seen, told, verdict, now, effects=both, again_in=TIDY if over else progress.again_in)
 
 
 def _facts(outcome: StepOutcome) -> dict[str, object]:

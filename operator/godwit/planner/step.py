@@ -103,7 +103,7 @@ def again(progress: StepProgress, now: datetime, delay: float | None = None) -> 
     wait = backoff(record.attempt, record.job) if delay is None else delay
     resting = record.model_copy(update={"retry_at": now + timedelta(seconds=wait)})
     failure = record.outcome.failure if record.outcome is not None else progress.failure
-    return StepProgress(resting, progress.effects, failure=failure, again_in=wait)
+    return StepProgress(resting, progress.effects, failure=failure, again_in=min(wait, TIDY))
 
 
 def tidy(record: StepRecord | None, seen: StepSeen, namespace: str) -> tuple[Effect, ...]:

@@ -108,8 +108,12 @@ def test_a_check_that_does_not_get_on_says_why(found, expected):
 
 def test_a_failure_that_passes_is_tried_again_after_a_while():
     decision = checked(database(status=NEVER), finished(reason=Reason.DATABASE_UNREACHABLE))
-    assert decision.status.steps[0].retry_at is not None
-    assert 2.0 <= (decision.again_in or 0) <= 3.0
+    retry_at = decision.status.steps[0].retry_at
+    assert retry_at is not None
+    assert later(seconds=2) <= retry_at <= later(seconds=3)
+    assert decision.again_in == TIDY
+    left = decide(seen(database(status=dict(decision.status)), check=finished()), NOW)
+    assert only(left, DeleteStep)
 
 
 def test_a_terminal_failure_is_looked_at_again_when_the_interval_is_over():

@@ -7,7 +7,7 @@ import pytest
 from godwit.contract.reasons import Reason
 from godwit.contract.request import CheckInput, StepRequest
 from godwit.planner.decision import DeleteStep, StartStep, StepSeen, StepSpec, StepState
-from godwit.planner.step import MAX_CRASHES, Step, again, asks, backoff, drive, job_name, tidy
+from godwit.planner.step import MAX_CRASHES, TIDY, Step, again, asks, backoff, drive, job_name, tidy
 
 from .builders import IMAGE, NOW, ago, database, finished, later, outcome, record
 
@@ -130,9 +130,13 @@ def test_a_failure_that_passes_is_tried_again_and_says_why_meanwhile():
     waiting = again(ended, NOW)
     assert waiting.failure is not None
     assert waiting.failure.reason is Reason.DATABASE_UNREACHABLE
+    assert waiting.again_in == TIDY
+    left = drive(STEP, waiting.record, finished(reason=Reason.DATABASE_UNREACHABLE), NOW)
+    assert kinds(left) == [DeleteStep]
     resting = drive(STEP, waiting.record, GONE, NOW)
     assert resting.failure == waiting.failure
-    assert resting.again_in == pytest.approx(waiting.again_in, abs=0.001)
+    assert waiting.record.retry_at is not None
+    assert resting.again_in == pytest.approx((waiting.record.retry_at - NOW).total_seconds(), abs=0.001)
 
 
 @pytest.mark.parametrize(

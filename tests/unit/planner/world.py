@@ -42,6 +42,8 @@ DECIDE: dict[str, Callable[[Any, datetime], Decision]] = {
     "DatabaseRestore": restore.decide,
 }
 STATUS_LIMIT = 32 * 1024
+SOON = 2.0
+"""Seconds after which an object is looked at that nothing but its own report has changed."""
 
 
 class Conflict(Exception):  # noqa: N818  as the port's
@@ -189,7 +191,18 @@ class World(Sight):
             assert decision.again_in > 0 or self.version != before, (
                 f"{key}: again at once, but nothing happened"
             )
+        if effects is None and (decision.again_in is None or decision.again_in > SOON):
+            self._assert_through(key)
         return decision.again_in
+
+    def _assert_through(self, key: Key) -> None:
+        """Its own report wakes an object late: whoever has more to do asks for another look."""
+        found = self.objects.get(key)
+        if found is not None:
+            left = [
+                e for e in DECIDE[key[0]](self.observe(found), self.now).effects if not isinstance(e, Emit)
+            ]
+            assert left == [], f"{key}: {left} is left to do, and no look was asked for"
 
     # Report and act
 
