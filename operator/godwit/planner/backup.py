@@ -73,7 +73,8 @@ def decide(seen: BackupSeen, now: datetime) -> Decision:
     if seen.database is None:
         text = f"PostgresDatabase {backup.spec.database_ref.name} was deleted meanwhile."
         failure = Failure(reason=Reason.BACKUP_FAILED, message=text)
-        return _decision(seen, status.model_copy(update={"failure": failure}), _over(failure), now)
+        told = status.model_copy(update={"failure": failure})
+        return _decision(seen, told, _over(failure), now, again_in=TIDY)
     return _dumping(seen, seen.database, effects, now)
 
 
