@@ -55,7 +55,9 @@ def decide(seen: RestoreSeen, now: datetime) -> Decision:
         if waiting is not None and waiting.terminal:
             return _end(seen, status, waiting, now)
         if waiting is not None:
-            return _decision(seen, status, Verdict.of(waiting), now, again_in=30.0)
+            # What it needed went after it had taken the database: nobody else is kept waiting for that.
+            freed = given_back(base, restore.metadata.uid)
+            return _decision(seen, status, Verdict.of(waiting), now, effects=freed, again_in=30.0)
     assert base is not None  # noqa: S101  `lost`, or _waiting, looked
     if not _holding(seen, base):
         return _hold(seen, base, now)

@@ -221,6 +221,17 @@ def test_a_restore_does_not_begin_where(seen, expected):
     assert (stand(decision), of(decision, StartStep)) == (expected, [])
 
 
+def test_a_restore_that_has_to_wait_after_all_gives_the_database_back():
+    held, going = dict(OWN_HOLD.status), NOW
+    for seen in (
+        {"source": None},
+        {"base": database(status=held, finalizers=HELD, deletion_timestamp=going)},
+    ):
+        decision = of_restore(**seen)
+        assert only(decision, Hold).operation is None
+        assert [(e.kind, e.present) for e in of(decision, SetFinalizer)] == [("PostgresDatabase", False)]
+
+
 def test_a_restore_that_a_run_ordered_works_under_the_runs_hold():
     request = only(of_restore(restore(spec=ORDERED, finalizers=HELD), BUSY), StartStep).spec.request
     assert (request.operation, request.expected_journal) == ("uid-shop-1", 4)
