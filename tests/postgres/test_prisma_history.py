@@ -115,7 +115,7 @@ def test_a_started_row_is_unfinished_until_it_is_finished_or_failed(table):
     done, failed = (prisma.record_started(table, planned(name)) for name in ("1", "2"))
     assert [r.name for r in prisma.read_history(table).failed] == ["1", "2"]
     prisma.record_finished(table, done)
-    prisma.record_failed(table, failed, "boom")
+    prisma.record_failed(table, failed, "boom", "SELECT 1/0")
     history = prisma.read_history(table)
     assert [r.name for r in history.applied] == ["1"]
     assert [(r.name, r.logs, r.applied_steps, r.finished_at) for r in history.failed] == [

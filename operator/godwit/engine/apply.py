@@ -182,7 +182,8 @@ class _Applying:
         self.left = left
         run.point("before_failed_row")
         with self.session.conn.transaction():
-            self.ctx.format.record_failed(self.session, progress.row_id, _logs(left.failed))
+            statement = left.failed.failure.statement
+            self.ctx.format.record_failed(self.session, progress.row_id, _logs(left.failed), statement)
             if left.clean:
                 before = progress.started.detail.get("replaced") if progress.started else None
                 previous = before[-1]["name"] if before else ""

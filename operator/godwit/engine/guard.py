@@ -47,14 +47,14 @@ class Opened:
 class Guard:
     """How a session was before migrations ran on it, and the way back to that.
 
-    *tables* are the migration tool's own, in the session's schema.
+    *tables* are the migration tool's own, in the session's schema or in one of the table's name.
     """
 
     def __init__(self, session: Session, lock_key: int, tables: Sequence[str]) -> None:
         self._session = session
         self._lock_key = lock_key
-        schemas = [session.schema] * len(tables) + ["godwit", "godwit"]
-        self._tables = (schemas, [*tables, "journal", "settings"])
+        schemas = [session.schema] * len(tables) + [*tables, "godwit", "godwit"]
+        self._tables = (schemas, [*tables, *tables, "journal", "settings"])
         self._now = self._look()[:-1]
         self._settings = self._look_at_settings()
 

@@ -20,7 +20,7 @@ SELECT c.oid::bigint, n.nspname, c.relname, pg_relation_filenode(c.oid)::bigint
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'godwit')
    AND n.nspname NOT LIKE 'pg\\_t%%'
-   AND NOT (n.nspname = %(schema)s AND c.relname = ANY (%(history)s))"""
+   AND NOT (n.nspname IN (%(schema)s, c.relname) AND c.relname = ANY (%(history)s))"""
 
 # Values of a generated column follow from others.
 _COLUMNS: Final = """

@@ -163,7 +163,7 @@ def _since(session: Session, snapshot: str, schema: str, name: str, before: Tabl
 
 
 def _own(session: Session, history: Collection[str], schema: str, name: str) -> bool:
-    return schema == JOURNAL_SCHEMA or (schema == session.schema and name in history)
+    return schema == JOURNAL_SCHEMA or (schema in {session.schema, name} and name in history)
 
 
 def _bounds(snapshot: str) -> tuple[int, int]:

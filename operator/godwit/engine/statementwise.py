@@ -202,7 +202,7 @@ class _Step:
     def in_transaction(self) -> None:
         transactional(
             self.run,
-            [Part(self.piece, lambda: None, lambda _: self.record(Event.STATEMENT))],
+            [Part(self.piece, lambda: None, lambda _: self.applied())],
             standing=f"The statement was rolled back. {self.standing}",
             keep_settings=True,
         )
@@ -270,8 +270,16 @@ class _Step:
         except psycopg.Error as exc:
             raise ScriptError(exc, 0) from exc
 
-    def done(self, **detail: Any) -> None:
+    def applied(self, **detail: Any) -> None:
+        """The statement's row in the journal, and its place in the tool's own row where one was started."""
+        if self.progress.row_id:
+            tool, count = self.run.ctx.format, self.statement.index + 1
+            tool.record_statement(self.run.session, self.progress.row_id, self.planned, count)
         self.record(Event.STATEMENT, **detail)
+
+    def done(self, **detail: Any) -> None:
+        with self.run.session.conn.transaction():
+            self.applied(**detail)
         self.progress.sent.pop(self.statement.index, None)
 
     def resolve(self, what: Subject, before: dict[str, Any], failed: StepFailed | None = None) -> bool:

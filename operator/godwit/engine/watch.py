@@ -34,7 +34,7 @@ SELECT l.relation::regclass::text, l.mode
    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
    AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
    AND n.nspname NOT IN ('pg_catalog', 'pg_toast', 'information_schema', 'godwit')
-   AND NOT (n.nspname = %(schema)s AND c.relname = ANY (%(history)s))
+   AND NOT (n.nspname IN (%(schema)s, c.relname) AND c.relname = ANY (%(history)s))
  ORDER BY l.mode = 'AccessExclusiveLock' DESC LIMIT 1) AS held ON true"""
 
 

@@ -16,7 +16,10 @@ class MigrationFormat(Protocol):
 
     @property
     def TABLES(self) -> tuple[str, ...]:  # noqa: N802  a module's constant
-        """Names of the tool's own tables, in the session's schema: no data of the application."""
+        """Names of the tool's own tables: no data of the application.
+
+        They are in the session's schema, or in one that has the table's name.
+        """
 
     @property
     def STRICT_ORDER(self) -> bool:  # noqa: N802  as above
@@ -66,11 +69,14 @@ class MigrationFormat(Protocol):
     def record_started(self, session: Session, planned: PlannedMigration) -> str:
         """Add what the tool writes before it runs a migration outside a transaction. Returns the row's id."""
 
+    def record_statement(self, session: Session, row_id: str, planned: PlannedMigration, done: int) -> None:
+        """Say in a started row that the first *done* statements are applied, where the tool counts them."""
+
     def record_finished(self, session: Session, row_id: str) -> None:
         """Mark a started row as applied."""
 
-    def record_failed(self, session: Session, row_id: str, logs: str) -> None:
-        """Keep the error text, free of secrets and row data, where the tool has a place for it."""
+    def record_failed(self, session: Session, row_id: str, logs: str, statement: str) -> None:
+        """Keep the error text and the statement, free of secrets and row data, where the tool has a place."""
 
     def record_rolled_back(self, session: Session, row_id: str, previous: str) -> None:
         """Mark an unfinished row as rolled back: free to be tried again. *previous* as in `remove_row`."""

@@ -5,7 +5,7 @@ from typing import Final, LiteralString
 
 from psycopg import sql
 
-from godwit.engine.model import History, Migration, Source
+from godwit.engine.model import History, Migration, PlannedMigration, Source
 from godwit.engine.session import Session
 
 UNKNOWN_TIME: Final = datetime(1, 1, 1, tzinfo=UTC)
@@ -14,6 +14,10 @@ UNKNOWN_TIME: Final = datetime(1, 1, 1, tzinfo=UTC)
 _EXISTS: Final = """
 SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
                 WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p'))"""
+_HOME: Final = """
+SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname IN (%(schema)s, %(table)s) AND c.relname = %(table)s AND c.relkind IN ('r', 'p')
+ ORDER BY n.nspname = %(schema)s DESC LIMIT 1"""
 # Members of an extension are not in the way.
 _OTHER_TABLES: Final = """
 SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -33,10 +37,20 @@ def fill(history: History, source: Source) -> History:  # noqa: ARG001  the inte
     return history
 
 
+def record_statement(session: Session, row_id: str, planned: PlannedMigration, done: int) -> None:
+    """Nothing: the history does not count statements."""
+
+
 def table_exists(session: Session, table: str) -> bool:
     """Whether the session's schema has *table*."""
     row = session.execute(_EXISTS, [session.schema, table]).fetchone()
     return bool(row and row[0])
+
+
+def home(session: Session, table: str) -> str:
+    """The schema in which a tool's *table* is: the session's, or one of the table's name; else empty."""
+    row = session.execute(_HOME, {"schema": session.schema, "table": table}).fetchone()
+    return str(row[0]) if row else ""
 
 
 def other_tables(session: Session, table: str) -> bool:
@@ -60,9 +74,12 @@ def ensure_schema(session: Session) -> None:
         session.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(session.schema)))
 
 
-def on(table: str, session: Session, statement: LiteralString) -> sql.Composed:
-    """*statement* for `{table}` in the session's schema, qualified: a script may have moved search_path."""
-    return sql.SQL(statement).format(table=sql.Identifier(session.schema, table))
+def on(table: str, session: Session, statement: LiteralString, *, schema: str = "") -> sql.Composed:
+    """*statement* for `{table}` in the session's schema, or in *schema*.
+
+    Qualified, because a script may have moved search_path.
+    """
+    return sql.SQL(statement).format(table=sql.Identifier(schema or session.schema, table))
 
 
 def lock_table(session: Session, table: str) -> None:

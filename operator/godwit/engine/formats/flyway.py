@@ -11,6 +11,7 @@ from typing import Final
 
 from godwit.engine.formats import common
 from godwit.engine.formats.common import fill as fill
+from godwit.engine.formats.common import record_statement as record_statement
 from godwit.engine.formats.flyway_folder import REPEATABLE, described
 from godwit.engine.formats.flyway_folder import build as build
 from godwit.engine.formats.flyway_folder import sort_key as sort_key
@@ -141,7 +142,7 @@ def record_finished(session: Session, row_id: str) -> None:
     session.execute(_on(session, _FINISH), [int(row_id)])
 
 
-def record_failed(session: Session, row_id: str, logs: str) -> None:
+def record_failed(session: Session, row_id: str, logs: str, statement: str) -> None:
     """Nothing: the row has no success, and no place for a text."""
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Final
 
 from godwit.engine.formats import common
+from godwit.engine.formats.common import record_statement as record_statement
 from godwit.engine.formats.golang_migrate_folder import build as build
 from godwit.engine.formats.golang_migrate_folder import sort_key as sort_key
 from godwit.engine.formats.golang_migrate_folder import wanted as wanted
@@ -94,7 +95,7 @@ def record_finished(session: Session, row_id: str) -> None:
     _set(session, row_id, dirty=False)
 
 
-def record_failed(session: Session, row_id: str, logs: str) -> None:
+def record_failed(session: Session, row_id: str, logs: str, statement: str) -> None:
     """Nothing: the version stays dirty, and the history has no place for a text."""
 
 

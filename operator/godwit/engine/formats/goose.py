@@ -11,6 +11,7 @@ from typing import Final
 from godwit.engine.formats import common
 from godwit.engine.formats.common import fill as fill
 from godwit.engine.formats.common import pending as pending
+from godwit.engine.formats.common import record_statement as record_statement
 from godwit.engine.formats.goose_folder import build as build
 from godwit.engine.formats.goose_folder import sort_key as sort_key
 from godwit.engine.formats.goose_folder import wanted as wanted

@@ -15,6 +15,7 @@ from psycopg.types.json import Jsonb
 from godwit.engine.formats import common
 from godwit.engine.formats.common import fill as fill
 from godwit.engine.formats.common import pending as pending
+from godwit.engine.formats.common import record_statement as record_statement
 from godwit.engine.formats.prisma_folder import build as build
 from godwit.engine.formats.prisma_folder import same_script as same_script
 from godwit.engine.formats.prisma_folder import sort_key as sort_key
@@ -136,7 +137,7 @@ def record_finished(session: Session, row_id: str) -> None:
     session.execute(_on(session, _FINISH), {"id": row_id, "now": _now()})
 
 
-def record_failed(session: Session, row_id: str, logs: str) -> None:
+def record_failed(session: Session, row_id: str, logs: str, statement: str) -> None:  # noqa: ARG001  the interface
     """Keep the error text in a started row, which stays unfinished: a failed migration, in Prisma's terms.
 
     *logs* must be free of secrets and row data: everybody who reads the table sees it.

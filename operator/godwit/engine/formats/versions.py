@@ -23,7 +23,7 @@ def record_started(session: Session, planned: PlannedMigration) -> str:  # noqa:
     return planned.name
 
 
-def record_failed(session: Session, row_id: str, logs: str) -> None:
+def record_failed(session: Session, row_id: str, logs: str, statement: str) -> None:
     """Nothing: the history has no place for it."""
 
 
