@@ -73,6 +73,7 @@ class Reason(StrEnum):
     # The source and the plan
     SOURCE_INVALID = "SourceInvalid"
     SOURCE_UNSUPPORTED = "SourceUnsupported"
+    CHECKSUM_MISMATCH = "ChecksumMismatch"
     SOURCE_CHANGED = "SourceChanged"
     SQL_INVALID = "SqlInvalid"
     ENCODING_INVALID = "EncodingInvalid"
@@ -188,6 +189,7 @@ CATALOGUE: dict[Reason, Advice] = {
     Reason.JOURNAL_FORBIDDEN: _t("The role may not create or use the schema `godwit`, where the journal is.", "Run the GRANT that the message shows."),
     Reason.SOURCE_INVALID: _t("The source is not a migration folder of its format.", "See the documentation of sources; `godwit pack FOLDER` makes ConfigMaps."),
     Reason.SOURCE_UNSUPPORTED: _t("The source holds something that only the migration tool itself can run.", "Write it as plain SQL, or go on with the tool; the page on formats lists what is refused."),
+    Reason.CHECKSUM_MISMATCH: _t("The folder's files are not those that its sum file (`atlas.sum`) was made of.", "Take back what changed by mistake; where it is meant, run `atlas migrate hash` and commit the sum file with it."),
     Reason.SOURCE_CHANGED: _w("The mounted source is not the one that was planned.", "Nothing: it is planned again."),
     Reason.SQL_INVALID: _t("PostgreSQL's parser refuses a file.", "Correct the file at the line given."),
     Reason.ENCODING_INVALID: _t("A file is not valid UTF-8, or holds a NUL or a byte order mark.", "Save the file as UTF-8."),
@@ -198,7 +200,7 @@ CATALOGUE: dict[Reason, Advice] = {
     Reason.MISSING_ON_DISK: _t("The history has a migration that the source lacks.", "Bring it back into the source, or set `spec.targetVersion` to go down."),
     Reason.FAILED_EARLIER: _t("The history has a migration that failed and was not resolved.", "Bring the database in order, then say in `spec.resolve` what became of it (Prisma's format), or resolve it with the migration tool (`prisma migrate resolve`, `migrate force`, `flyway repair`)."),
     Reason.OUT_OF_ORDER: _p("A pending migration is older than an applied one.", "Check that it does not depend on order."),
-    Reason.HISTORY_MISSING: _t("The schema has tables but no history.", "Name in `spec.baseline` the newest migration that it has already (Prisma's format), or baseline it with the migration tool (`prisma migrate resolve --applied`, `migrate force`, `flyway baseline`)."),
+    Reason.HISTORY_MISSING: _t("The schema has tables but no history.", "Name in `spec.baseline` the newest migration that it has already (Prisma's format), or baseline it with the migration tool (`prisma migrate resolve --applied`, `migrate force`, `flyway baseline`, `atlas migrate set`)."),
     Reason.RESOLVED: _p("`spec.resolve` or `spec.baseline` changes what the history says; nothing of those migrations runs."),
     Reason.RESOLVE_REFUSED: _t("`spec.resolve` or `spec.baseline` says what cannot be carried out; `prisma migrate resolve` refuses the same.", "Take the entry out, or correct it as the message says."),
     Reason.DOWN_MISSING: _t("A migration that must be taken back has no down.sql.", "Add a down.sql, or go forward by a new migration."),

@@ -50,6 +50,7 @@ class Format(StrEnum):
     GOOSE = "Goose"
     DBMATE = "Dbmate"
     FLYWAY = "Flyway"
+    ATLAS = "Atlas"
     AUTO = "Auto"
     """Whichever of these the folder's files show; refused where that is unclear."""
 

@@ -6,6 +6,7 @@ from typing import Final
 
 from godwit.contract.request import Format
 from godwit.engine.formats import dbmate_folder, flyway_folder, goose_folder
+from godwit.engine.formats.atlas_sum import SUM
 from godwit.engine.formats.prisma_folder import LOCK, UP
 from godwit.engine.formats.text import invalid
 
@@ -16,7 +17,7 @@ _NAMED: Final = 6
 
 def telling(path: str) -> bool:
     """Whether the file at *path* may tell something."""
-    return path == LOCK or path.endswith((".sql", ".tar.gz"))
+    return path in {LOCK, SUM} or path.endswith((".sql", ".tar.gz"))
 
 
 def recognise(files: Mapping[str, bytes]) -> Format:
@@ -45,6 +46,8 @@ def _candidates(files: Mapping[str, bytes]) -> list[Format]:
         found.append(Format.DBMATE)
     if any(map(flyway_folder.recognised, files)):
         found.append(Format.FLYWAY)
+    if SUM in files:
+        found.append(Format.ATLAS)
     return found
 
 

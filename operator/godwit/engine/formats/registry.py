@@ -3,7 +3,7 @@
 from typing import Final
 
 from godwit.contract.request import Format
-from godwit.engine.formats import dbmate, flyway, golang_migrate, goose, prisma
+from godwit.engine.formats import atlas, dbmate, flyway, golang_migrate, goose, prisma
 from godwit.engine.formats.base import MigrationFormat, ResolvingFormat
 
 _FORMATS: Final[dict[Format, MigrationFormat]] = {
@@ -12,6 +12,7 @@ _FORMATS: Final[dict[Format, MigrationFormat]] = {
     Format.GOOSE: goose,
     Format.DBMATE: dbmate,
     Format.FLYWAY: flyway,
+    Format.ATLAS: atlas,
 }
 _RESOLVING: Final[dict[Format, ResolvingFormat]] = {Format.PRISMA: prisma}
 

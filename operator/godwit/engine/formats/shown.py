@@ -2,18 +2,18 @@
 
 from typing import Final
 
-from godwit.engine.formats import common, dbmate, flyway, golang_migrate, goose, prisma
+from godwit.engine.formats import atlas, common, dbmate, flyway, golang_migrate, goose, prisma
 from godwit.engine.formats.base import MigrationFormat
 from godwit.engine.session import Session
 
-_TOOLS: Final[tuple[MigrationFormat, ...]] = (prisma, goose, flyway)
+_TOOLS: Final[tuple[MigrationFormat, ...]] = (prisma, goose, flyway, atlas)
 """Those whose table no other tool has."""
 _SHARED: Final = "schema_migrations"
 
 
 def shown_by(session: Session) -> MigrationFormat:
-    """The tool whose history table is in the session's schema; Prisma's where there is none, or several."""
-    found = [tool for tool in _TOOLS if any(common.table_exists(session, table) for table in tool.TABLES)]
+    """The tool whose history table is there; Prisma's where there is none, or several."""
+    found = [tool for tool in _TOOLS if any(common.home(session, table) for table in tool.TABLES)]
     columns = common.columns(session, _SHARED)
     if columns == golang_migrate.COLUMNS:
         found.append(golang_migrate)
