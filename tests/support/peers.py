@@ -74,6 +74,17 @@ def dbmate() -> Path:
     return found[0]
 
 
+def atlas() -> Path:
+    """The program `atlas`. Raises MissingToolError.
+
+    The command line of the newest release that is a Go module, on the newest library that it can be built
+    with: its own one asks PostgreSQL for a setting that 16 has no more.
+    """
+    folder, package = INTEROP / "atlas" / "tools", "ariga.io/atlas/cmd/atlas"
+    added = {"ariga.io/atlas:sql/migrate/from_version.go": "added/from_version.go"}
+    return golang.program(folder, package, added=added)
+
+
 def flyway() -> tuple[str, ...]:
     """Java with Flyway's command line. Raises MissingToolError."""
     jars = maven.jars(INTEROP / "flyway" / "tools")
@@ -180,9 +191,20 @@ def _flyway_peer(uri: str, folder: Path) -> Peer:
     )
 
 
+def _atlas_peer(uri: str, folder: Path) -> Peer:
+    def clean(said: Ended, _: Path) -> bool:
+        return said.status == 0 and "Migration Status: OK" in said.text
+
+    where = ("--dir", f"file://{folder}", "--url", f"{_plain(uri)}&search_path=public")
+    words = {name: ("migrate", name, *where) for name in ("apply", "status")}
+    tool = Tool((str(atlas()),), folder, {"ATLAS_NO_UPDATE_NOTIFIER": "true"})
+    return Peer(tool, layouts.ATLAS, folder, words["apply"], None, words["status"], clean, has_lock=True)
+
+
 PEERS: dict[str, Callable[[str, Path], Peer]] = {
     "golang-migrate": _golang_migrate_peer,
     "goose": _goose_peer,
     "dbmate": _dbmate_peer,
     "flyway": _flyway_peer,
+    "atlas": _atlas_peer,
 }
