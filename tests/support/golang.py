@@ -18,14 +18,15 @@ OLDEST = (1, 24)
 
 
 def program(folder: Path, package: str, *, tags: str = "", added: Mapping[str, str] | None = None) -> Path:
-    """The program that *package*, of a module in *folder*'s go.mod, builds to.
+    """The program that *package* builds to: of a module in *folder*'s go.mod, or *folder* itself (`.`).
 
     *added*: files below *folder* that the program needs beside those of a module, by where they belong: the
     module's path, a colon, a path in it. Built once for each content of all these files. Raises
     MissingToolError.
     """
     _require_go()
-    files = [folder / name for name in ("go.mod", "go.sum", "tools.go", *(added or {}).values())]
+    files = [folder / "go.mod", folder / "go.sum", *sorted(folder.glob("*.go"))]
+    files += [folder / name for name in (added or {}).values()]
 
     def build(made: Path) -> None:
         for place, name in (added or {}).items():

@@ -55,7 +55,7 @@ def _atlas(number: int, up: str, down: str, transaction: bool) -> Mapping[str, s
     return {name: f"{mark}{up}\n", f"{name}.down": down}
 
 
-def _atlas_hash(folder: Path) -> None:
+def atlas_hash(folder: Path) -> None:
     """What `atlas migrate hash` does."""
     running, lines = hashlib.sha256(), []
     for path in sorted(folder.glob("*.sql")):
@@ -70,5 +70,5 @@ GOLANG_MIGRATE = Layout(Format.GOLANG_MIGRATE, _golang_migrate)
 GOOSE = Layout(Format.GOOSE, _goose)
 DBMATE = Layout(Format.DBMATE, _dbmate, lambda number: str(20260101000000 + number))
 FLYWAY = Layout(Format.FLYWAY, _flyway)
-ATLAS = Layout(Format.ATLAS, _atlas, lambda number: str(20260101000000 + number), _atlas_hash)
+ATLAS = Layout(Format.ATLAS, _atlas, lambda number: str(20260101000000 + number), atlas_hash)
 LAYOUTS = {layout.format.value: layout for layout in (GOLANG_MIGRATE, GOOSE, DBMATE, FLYWAY, ATLAS)}

@@ -85,6 +85,11 @@ def atlas() -> Path:
     return golang.program(folder, package, added=added)
 
 
+def atlas_library() -> Path:
+    """The newest Atlas library in a small program of ours. Raises MissingToolError."""
+    return golang.program(INTEROP / "atlas" / "newest", ".")
+
+
 def flyway() -> tuple[str, ...]:
     """Java with Flyway's command line. Raises MissingToolError."""
     jars = maven.jars(INTEROP / "flyway" / "tools")

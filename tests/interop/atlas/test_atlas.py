@@ -1,12 +1,16 @@
-"""What only Atlas has: a sum file, counted statements, a table in a schema of its own, baselines."""
+"""What only Atlas has: a sum file, counted statements, a table in a schema of its own, baselines.
 
+`atlas` is its command line, `library` the newest release's library, which no command line can be had of.
+"""
+
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from layouts import ATLAS
-from peers import PEERS, Peer
+from peers import PEERS, Ended, Peer, Tool, atlas_library
 from project import Project
 
 from godwit.contract.reasons import Reason
@@ -37,6 +41,14 @@ def atlas(team: Project) -> Peer:
     return PEERS["atlas"](team.uri, team.folder)
 
 
+@pytest.fixture
+def library(team: Project) -> Callable[[str], Ended]:
+    """`pending` or `apply` by the newest library: the versions that are pending, or why it refuses."""
+    tool = Tool((str(atlas_library()),), team.folder)
+    where = (str(team.folder), f"{team.uri}?sslmode=disable&search_path=public")
+    return lambda what: tool.run(what, *where)
+
+
 def unbound(peer: Peer) -> Peer:
     """The same with a URL that names no schema."""
 
@@ -52,10 +64,11 @@ def refused(team: Project) -> StepFailed:
     return raised.value
 
 
-def test_rows_are_those_that_atlas_writes(team, atlas, database_on, postgres_server):
+def test_rows_are_those_that_atlas_writes(team, atlas, library, database_on, postgres_server):
     ATLAS.write(team.folder, 2, _HALF, "DROP TABLE b;", transaction=False)
     team.deploy()
     assert atlas.settled() == ""
+    assert library("pending") == Ended(0, "")
     other = database_on(postgres_server)
     assert PEERS["atlas"](other.uri, team.folder).up().status == 0
     rows = team.database.psql(_ROWS.format(""))
@@ -66,11 +79,12 @@ def test_rows_are_those_that_atlas_writes(team, atlas, database_on, postgres_ser
     ]
 
 
-def test_a_folder_that_is_not_its_sum_files_is_refused_by_both(team, atlas):
+def test_a_folder_that_is_not_its_sum_files_is_refused_by_all(team, atlas, library):
     team.deploy()
     (team.folder / f"{ATLAS.version(1)}_step.sql").write_text("CREATE TABLE a (id bigint);\n")
     (team.folder / f"{ATLAS.version(2)}_more.sql").write_text("CREATE TABLE b (id int);\n")
     assert "checksum mismatch" in atlas.up().text
+    assert "checksum mismatch" in library("pending").text
     assert refused(team).failure.reason is Reason.CHECKSUM_MISMATCH
     assert atlas.tool.run("migrate", "hash", "--dir", f"file://{team.folder}").status == 0
     assert team.planned().pending_names == (ATLAS.version(2),)  # Atlas does not look whether one was edited
@@ -78,7 +92,8 @@ def test_a_folder_that_is_not_its_sum_files_is_refused_by_both(team, atlas):
     assert atlas.settled() == ""
 
 
-def test_left_half_done_by_godwit_atlas_goes_on_behind_what_is_done(team, atlas):
+@pytest.mark.parametrize("newest", [False, True])
+def test_left_half_done_by_godwit_atlas_goes_on_behind_what_is_done(team, atlas, library, newest):
     name = ATLAS.write(team.folder, 2, f"{_HALF}SELECT 1/0;", "DROP TABLE b;", transaction=False)
     with pytest.raises(StepFailed) as raised:
         team.apply()
@@ -89,7 +104,7 @@ def test_left_half_done_by_godwit_atlas_goes_on_behind_what_is_done(team, atlas)
     assert "SELECT 1/0" in said
     assert "division by zero" in said
     ATLAS.write(team.folder, 2, f"{_HALF}SELECT 1;", "DROP TABLE b;", transaction=False)
-    done = atlas.up()
+    done = library("apply") if newest else atlas.up()
     assert done.status == 0, done.text
     assert team.database.psql("SELECT count(*) FROM b") == "1"
     planned = team.planned()
@@ -127,7 +142,7 @@ def test_killed_between_two_statements_either_goes_on(team, atlas):
     assert team.planned().current == name
 
 
-def test_a_baseline_stands_for_everything_up_to_it(team, atlas):
+def test_a_baseline_stands_for_everything_up_to_it(team, atlas, library):
     team.database.psql("CREATE TABLE a (id int)")
     assert refused(team).failure.reason is Reason.HISTORY_MISSING
     ATLAS.write(team.folder, 2, "CREATE TABLE b (id int);", "DROP TABLE b;")
@@ -136,6 +151,7 @@ def test_a_baseline_stands_for_everything_up_to_it(team, atlas):
     assert done.status == 0, done.text
     planned = team.planned()
     assert (planned.applied, planned.pending_names) == (2, (name,))
+    assert library("pending") == Ended(0, f"{name}\n")
     team.deploy()
     assert atlas.settled() == ""
 
@@ -150,11 +166,12 @@ def test_versions_that_were_set_by_hand_count(team, atlas):
     assert atlas.settled() == ""
 
 
-def test_an_older_pending_one_is_refused_by_both(team, atlas):
+def test_an_older_pending_one_is_refused_by_all(team, atlas, library):
     ATLAS.write(team.folder, 3, "CREATE TABLE c (id int);", "DROP TABLE c;")
     team.deploy()
     ATLAS.write(team.folder, 2, "CREATE TABLE b (id int);", "DROP TABLE b;")
     assert "out of order" in atlas.up().text
+    assert "out of order" in library("pending").text
     assert refused(team).failure.reason is Reason.OUT_OF_ORDER
 
 
