@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from layouts import atlas_hash
+
 
 @dataclass(frozen=True)
 class Migration:
@@ -105,3 +107,10 @@ def flyway(folder: Path, migrations: Migrations) -> None:
     """V<version>__NAME.sql."""
     for each in migrations:
         (folder / f"V{each.version}__step.sql").write_text(each.sql, encoding="utf-8")
+
+
+def atlas(folder: Path, migrations: Migrations) -> None:
+    """VERSION_NAME.sql and atlas.sum."""
+    for each in migrations:
+        (folder / f"{each.version}_step.sql").write_text(each.sql, encoding="utf-8")
+    atlas_hash(folder)

@@ -21,7 +21,7 @@ export default {
 
 def peers() -> list[Peer]:
     """All of them. Raises MissingToolError where one can neither be found nor installed."""
-    return [_prisma(), _golang_migrate(), _goose(), _dbmate(), _flyway()]
+    return [_prisma(), _golang_migrate(), _goose(), _dbmate(), _flyway(), _atlas()]
 
 
 def _prisma() -> Peer:
@@ -84,3 +84,13 @@ def _flyway() -> Peer:
 
     environ = {"REDGATE_DISABLE_TELEMETRY": "true"}
     return Peer("Flyway", folders.flyway, command, environ=lambda _, __: environ)
+
+
+def _atlas() -> Peer:
+    program = str(tools.atlas())
+
+    def command(uri: str, files: Path) -> list[str]:
+        where = ["--dir", f"file://{files}", "--url", f"{uri}&search_path=public"]
+        return [program, "migrate", "apply", *where]
+
+    return Peer("Atlas", folders.atlas, command, environ=lambda _, __: {"ATLAS_NO_UPDATE_NOTIFIER": "true"})

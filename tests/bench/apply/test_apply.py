@@ -68,7 +68,7 @@ def tables_and_functions(database: Any) -> str:
     text: str = database.psql(
         "SELECT c.relname, c.relkind, a.attname, a.atttypid::regtype FROM pg_class c "
         "JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_attribute a ON a.attrelid = c.oid "
-        "WHERE n.nspname = 'public' AND c.relname !~ '^(_prisma|schema_mig|goose_|flyway_)' AND a.attnum > 0 "
-        "AND NOT a.attisdropped ORDER BY 1, 2, a.attnum"
+        "WHERE n.nspname = 'public' AND c.relname !~ '^(_prisma|schema_mig|goose_|flyway_|atlas_)' "
+        "AND a.attnum > 0 AND NOT a.attisdropped ORDER BY 1, 2, a.attnum"
     )
     return text
