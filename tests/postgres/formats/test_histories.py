@@ -1,11 +1,13 @@
 """Rows that each tool itself would have written, and those that it left."""
 
 import pytest
-from layouts import DBMATE, GOLANG_MIGRATE, GOOSE
+from layouts import ATLAS, DBMATE, GOLANG_MIGRATE, GOOSE
 from project import Project
 
 from godwit.contract.reasons import Reason
+from godwit.contract.request import Format, RevertScope
 from godwit.engine.errors import StepFailed
+from godwit.engine.formats import atlas
 
 
 @pytest.fixture
@@ -128,3 +130,77 @@ def test_another_tools_table_of_the_same_name_is_no_history(of, layout, table):
     with pytest.raises(StepFailed) as raised:
         team.planned()
     assert raised.value.failure.reason is Reason.HISTORY_MISSING
+
+
+ATLAS_ROW = (
+    "SELECT applied, total, error, error_stmt, jsonb_path_query_array(partial_hashes, '$.size()')"
+    " FROM atlas_schema_revisions"
+)
+
+
+def test_atlas_row_tells_how_far_a_file_got(of):
+    team = of(ATLAS)
+    body = "CREATE TABLE a (id int);\nCREATE INDEX CONCURRENTLY a_i ON a (id);\nSELECT 1/0;\nSELECT 2;"
+    ATLAS.write(team.folder, 1, body, "DROP TABLE a;", transaction=False)
+    with pytest.raises(StepFailed) as raised:
+        team.apply()
+    assert raised.value.failure.reason is Reason.PARTIALLY_APPLIED
+    applied, total, error, statement, hashes = team.database.psql(ATLAS_ROW).split("|")
+    assert (applied, total, statement, hashes) == ("2", "4", "SELECT 1/0", "[2]")
+    assert "division by zero" in error
+    with pytest.raises(StepFailed) as raised:
+        team.planned()
+    assert raised.value.failure.reason is Reason.FAILED_EARLIER
+
+
+@pytest.mark.parametrize("killed_at", [1, 2, 3])
+def test_atlas_row_is_whole_when_a_killed_attempt_was_gone_on_with(of, killed_at):
+    team = of(ATLAS)
+    body = "CREATE TABLE a (id int);\nCREATE INDEX CONCURRENTLY a_i ON a (id);\nINSERT INTO a VALUES (1);"
+    ATLAS.write(team.folder, 1, body, "DROP TABLE a;", transaction=False)
+
+    class KilledError(BaseException):
+        pass
+
+    counts = []
+
+    def point(boundary: str) -> None:
+        if boundary in {"apply.after_commit", "apply.after_progress"}:
+            counts.append(team.database.psql("SELECT applied FROM atlas_schema_revisions"))
+            if len(counts) == killed_at:
+                raise KilledError
+
+    team.point = point
+    plan = team.plan()
+    with pytest.raises(KilledError):
+        team.apply(plan=plan)
+    assert counts == ["1", "2", "3"][:killed_at]
+    team.point = lambda _: None
+    team.apply(plan=plan)
+    assert team.database.psql(ATLAS_ROW) == "3|3|||[1]"  # JSON's null, as Atlas leaves it
+    assert team.database.psql("SELECT count(*) FROM a") == "1"
+    assert team.planned().pending == 0
+
+
+def test_atlas_table_in_its_own_schema_is_no_data_of_the_application(of):
+    team = of(ATLAS)
+    team.database.psql("CREATE SCHEMA atlas_schema_revisions")
+    names = [
+        ATLAS.write(team.folder, 1, "CREATE TABLE a (id int);", "DROP TABLE a;"),
+        ATLAS.write(team.folder, 2, "CREATE TABLE b (id int);", "DROP TABLE b;"),
+    ]
+    team.deploy()
+    assert team.database.psql("SELECT count(*) FROM atlas_schema_revisions.atlas_schema_revisions") == "2"
+    assert team.context(step="backup", format=Format.AUTO).format is atlas
+    outcome = team.revert("u2", RevertScope.PLAN, team.plan(names[0]))
+    assert (outcome.reverted, outcome.current) == (1, names[0])
+    team.verify("u2", outcome.state)
+    change = "DELETE FROM atlas_schema_revisions.atlas_schema_revisions;"
+    ATLAS.write(team.folder, 2, change, "SELECT 1;")
+    with pytest.raises(StepFailed) as raised:
+        team.planned()
+    assert raised.value.failure.reason is Reason.STATEMENT_REFUSED
+    ATLAS.write(team.folder, 2, f"DO $$ BEGIN EXECUTE '{change}'; END $$;", "SELECT 1;")
+    with pytest.raises(StepFailed) as raised:
+        team.apply("u3")
+    assert raised.value.failure.reason is Reason.STATEMENT_REFUSED
