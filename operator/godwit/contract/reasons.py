@@ -198,7 +198,7 @@ CATALOGUE: dict[Reason, Advice] = {
     Reason.TARGET_NOT_FOUND: _t("No migration has the name of `spec.targetVersion`.", "Correct the name, or bring the source that has it."),
     Reason.EDITED_MIGRATION: _t("A migration was edited after it had been applied.", "Restore the file as it was, and make a new migration; or set `spec.editedMigrations` to Warn or Accept."),
     Reason.MISSING_ON_DISK: _t("The history has a migration that the source lacks.", "Bring it back into the source, or set `spec.targetVersion` to go down."),
-    Reason.FAILED_EARLIER: _t("The history has a migration that failed and was not resolved.", "Bring the database in order, then say in `spec.resolve` what became of it (Prisma's format), or resolve it with the migration tool (`prisma migrate resolve`, `migrate force`, `flyway repair`)."),
+    Reason.FAILED_EARLIER: _t("The history has a migration that failed and was not resolved.", "Bring the database in order, then say in `spec.resolve` what became of it (Prisma's format), or resolve it with the migration tool (`prisma migrate resolve`, `migrate force`, `flyway repair`, `atlas migrate apply`)."),
     Reason.OUT_OF_ORDER: _p("A pending migration is older than an applied one.", "Check that it does not depend on order."),
     Reason.HISTORY_MISSING: _t("The schema has tables but no history.", "Name in `spec.baseline` the newest migration that it has already (Prisma's format), or baseline it with the migration tool (`prisma migrate resolve --applied`, `migrate force`, `flyway baseline`, `atlas migrate set`)."),
     Reason.RESOLVED: _p("`spec.resolve` or `spec.baseline` changes what the history says; nothing of those migrations runs."),

@@ -18,7 +18,7 @@ from godwit.engine.model import Migration, Script, Source, Transaction
 NO_TRANSACTION: Final = "-- atlas:txmode none"
 _UP: Final = ".sql"
 _DOWN: Final = ".sql.down"
-_DIRECTIVE: Final = re.compile(r"([ -~]*)atlas:(\w+)(?: +(.+))*")
+_DIRECTIVE: Final = re.compile(r"([ -~]*)atlas:(\w+)(?: +(.+))*", re.ASCII)
 _REFUSED: Final = {
     "checkpoint": "a checkpoint stands for the files before it, which only Atlas can choose between",
     "import": "other files are imported by Atlas alone",
