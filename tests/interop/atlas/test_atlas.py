@@ -17,7 +17,7 @@ from godwit.contract.reasons import Reason
 from godwit.contract.request import Format
 from godwit.engine.errors import StepFailed
 
-pytestmark = [pytest.mark.interop, pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.interop, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 # Without times, and without partial_hashes: up to Atlas 1.0 they stay when all is applied, later they go.
 _ROWS = (

@@ -102,7 +102,7 @@ def read_history(session: Session) -> History:
 
 
 def pending(source: Source, history: History) -> tuple[Migration, ...]:
-    """What has no row, from the first row on: a checkpoint or a baseline stands for what is older."""
+    """What has no row, from the first row on: what is older Atlas passes over, as after a baseline."""
     rows = {row.name for row in history.rows}
     first = min(rows, default="")
     return tuple(m for m in source.migrations if m.name not in rows and m.name >= first)
