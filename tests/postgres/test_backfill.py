@@ -1,15 +1,8 @@
 """Backfills in batches: each with its progress or not at all, resumed after a kill, gentle to standbys."""
 
-import os
-import subprocess
-import sys
-
 import psycopg
 import pytest
 
-from godwit.contract.base import canonical_json
-from godwit.contract.environment import DATABASE_URI_VAR, OUTCOME_FILE_VAR, REQUEST_FILE_VAR, SOURCE_DIR_VAR
-from godwit.contract.outcome import StepOutcome
 from godwit.contract.policy import TransactionMode
 from godwit.contract.reasons import Reason
 from godwit.contract.request import ApplyInput
@@ -77,26 +70,8 @@ def test_rows_go_by_a_uuid_too_and_an_empty_table_is_done_at_once(project):
     assert project.database.psql("SELECT min(x), max(x) FROM things") == "1|1"
 
 
-def run_step(project, tmp_path, verb, *, fault="", attempt=1):
-    request = project.context("u2", "apply", attempt=attempt, verbs=(verb,)).request
-    request_file, outcome_file = tmp_path / "request.json", tmp_path / "outcome.json"
-    request_file.write_bytes(canonical_json(request))
-    environ = os.environ | {
-        REQUEST_FILE_VAR: str(request_file),
-        OUTCOME_FILE_VAR: str(outcome_file),
-        SOURCE_DIR_VAR: str(project.folder),
-        DATABASE_URI_VAR: project.uri,
-    }
-    if fault:
-        environ |= {"GODWIT_FAULT": fault, "GODWIT_FAULT_INJECTION": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "godwit.runner"], env=environ, capture_output=True, check=False
-    )
-    return None if done.returncode == -9 else StepOutcome.decode(outcome_file.read_bytes())
-
-
 @pytest.mark.slow
-def test_killed_anywhere_it_goes_on_with_the_next_range_and_changes_no_row_twice(project, tmp_path):
+def test_killed_anywhere_it_goes_on_with_the_next_range_and_changes_no_row_twice(project):
     prepared(project, f"{BATCHED}UPDATE users SET other = other + 1;")
     verb = ApplyInput(plan=project.plan(), policy=project.policy())
     points = [
@@ -104,8 +79,8 @@ def test_killed_anywhere_it_goes_on_with_the_next_range_and_changes_no_row_twice
         "after_batch:kill:2",
     ]  # fmt: skip
     for attempt, point in enumerate(points, start=1):
-        assert run_step(project, tmp_path, verb, fault=f"apply.{point}", attempt=attempt) is None, point
-    outcome = run_step(project, tmp_path, verb, attempt=len(points) + 1)
+        assert project.step(verb, "u2", fault=f"apply.{point}", attempt=attempt) is None, point
+    outcome = project.step(verb, "u2", attempt=len(points) + 1)
     assert outcome.failure is None
     assert project.database.psql("SELECT min(other), max(other) FROM users") == "1|1"
     assert project.rows() == ["001_users", "002_fill"]

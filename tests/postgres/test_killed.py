@@ -1,21 +1,11 @@
 """Step processes that are killed for real: wherever they die, the next attempt ends where they would have."""
 
-import os
-import subprocess
-import sys
 import threading
 
 import psycopg
 import pytest
 
-from godwit.contract.base import canonical_json
-from godwit.contract.environment import (
-    DATABASE_URI_VAR,
-    OUTCOME_FILE_VAR,
-    REQUEST_FILE_VAR,
-    SOURCE_DIR_VAR,
-)
-from godwit.contract.outcome import ApplyOutcome, RevertOutcome, StepOutcome
+from godwit.contract.outcome import ApplyOutcome, RevertOutcome
 from godwit.contract.reasons import Reason
 from godwit.contract.request import ApplyInput, RevertInput, RevertScope
 
@@ -35,42 +25,19 @@ def wait_for(project, sql, value):
     pytest.fail(f"never {value}: {sql}")
 
 
-def run_step(project, tmp_path, verb, operation, *, fault="", attempt=1):
-    """One real step process; returns its outcome, or None when it was killed."""
-    request = project.context(operation, verb.verb.lower(), attempt=attempt, verbs=(verb,)).request
-    request_file, outcome_file = tmp_path / "request.json", tmp_path / "outcome.json"
-    request_file.write_bytes(canonical_json(request))
-    outcome_file.unlink(missing_ok=True)
-    environ = os.environ | {
-        REQUEST_FILE_VAR: str(request_file),
-        OUTCOME_FILE_VAR: str(outcome_file),
-        SOURCE_DIR_VAR: str(project.folder),
-        DATABASE_URI_VAR: project.uri,
-    }
-    if fault:
-        environ |= {"GODWIT_FAULT": fault, "GODWIT_FAULT_INJECTION": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "godwit.runner"], env=environ, capture_output=True, check=False
-    )
-    if done.returncode == -9:
-        return None
-    assert done.returncode == 0, done.stderr.decode()
-    return StepOutcome.decode(outcome_file.read_bytes())
-
-
-def kill_everywhere(project, tmp_path, verb, operation, points):
+def kill_everywhere(project, verb, operation, points):
     """Kill the step at each point in turn, one attempt each, then let it finish. Returns the last outcome."""
     for attempt, point in enumerate(points, start=1):
         fault = f"{verb.verb.lower()}.{point}"
-        outcome = run_step(project, tmp_path, verb, operation, fault=fault, attempt=attempt)
+        outcome = project.step(verb, operation, fault=fault, attempt=attempt)
         assert outcome is None, f"{fault} was never reached: {outcome}"
-    return run_step(project, tmp_path, verb, operation, attempt=len(points) + 1)
+    return project.step(verb, operation, attempt=len(points) + 1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_killed_at_every_point_it_ends_where_it_would_have_ended_and_no_data_is_changed_twice(
-    project, tmp_path
+    project,
 ):
     project.write("001_users", USERS, "DROP TABLE users;")
     project.write(
@@ -110,7 +77,7 @@ def test_killed_at_every_point_it_ends_where_it_would_have_ended_and_no_data_is_
         "after_record:kill",
     ]
     verb = ApplyInput(plan=ref, policy=project.policy())
-    outcome = kill_everywhere(project, tmp_path, verb, "u1", points)
+    outcome = kill_everywhere(project, verb, "u1", points)
     assert outcome.failure is None
     assert outcome.resumed
     applied = outcome.get(ApplyOutcome)
@@ -124,14 +91,14 @@ def test_killed_at_every_point_it_ends_where_it_would_have_ended_and_no_data_is_
     assert project.database.psql("SELECT to_regclass('users_name_idx') IS NULL") == "t"
 
 
-def test_killed_while_an_index_is_built_the_invalid_one_is_dropped_and_built_again(project, tmp_path):
+def test_killed_while_an_index_is_built_the_invalid_one_is_dropped_and_built_again(project):
     project.write("001_users", USERS)
     project.deploy()
     project.write("002_index", "CREATE INDEX CONCURRENTLY users_name ON users (name);")
     verb = ApplyInput(plan=project.plan(), policy=project.policy())
     with psycopg.connect(project.uri) as old:
         old.execute("UPDATE users SET name = name WHERE id = 1")
-        step = threading.Thread(target=run_step, args=(project, tmp_path, verb, "u2"))
+        step = threading.Thread(target=project.step, args=(verb, "u2"))
         step.start()
         wait_for(project, INVALID, "1")
         project.database.psql(
@@ -140,7 +107,7 @@ def test_killed_while_an_index_is_built_the_invalid_one_is_dropped_and_built_aga
         )
         step.join(timeout=30)
     assert project.database.psql(INVALID) == "1"
-    outcome = run_step(project, tmp_path, verb, "u2", attempt=2)
+    outcome = project.step(verb, "u2", attempt=2)
     assert outcome.failure is None
     assert project.database.psql(INVALID) == "0"
     assert project.database.psql(EVENTS).split() == [
@@ -149,7 +116,7 @@ def test_killed_while_an_index_is_built_the_invalid_one_is_dropped_and_built_aga
 
 
 @pytest.mark.slow
-def test_killed_while_undoing_the_failure_is_told_all_the_same(project, tmp_path):
+def test_killed_while_undoing_the_failure_is_told_all_the_same(project):
     project.write("001_users", USERS + "UPDATE users SET name = 'same' WHERE id < 3;")
     project.deploy()
     project.write("002_index", "CREATE UNIQUE INDEX CONCURRENTLY users_name ON users (name);")
@@ -161,28 +128,28 @@ def test_killed_while_undoing_the_failure_is_told_all_the_same(project, tmp_path
         "before_failed_row:kill",
         "after_failed_row:kill",
     ]
-    outcome = kill_everywhere(project, tmp_path, verb, "u2", points)
+    outcome = kill_everywhere(project, verb, "u2", points)
     assert outcome.failure.reason is Reason.MIGRATION_FAILED
     assert "Nothing of 002_index is left." in outcome.failure.standing
     assert project.database.psql(INVALID) == "0"
     assert set(project.rows()) == {"001_users", "002_index~"}
 
 
-def test_killed_inside_a_block_that_commits_it_is_never_run_twice(project, tmp_path):
+def test_killed_inside_a_block_that_commits_it_is_never_run_twice(project):
     project.write("001_users", USERS)
     project.deploy()
     project.write("002_batches", "DO $$ BEGIN UPDATE users SET id = id + 1000; COMMIT; END $$;")
     verb = ApplyInput(plan=project.plan(), policy=project.policy())
-    assert run_step(project, tmp_path, verb, "u2", fault="apply.after_statement:kill") is None
+    assert project.step(verb, "u2", fault="apply.after_statement:kill") is None
     for attempt in (2, 3):
-        outcome = run_step(project, tmp_path, verb, "u2", attempt=attempt)
+        outcome = project.step(verb, "u2", attempt=attempt)
         assert outcome.failure.reason is Reason.PARTIALLY_APPLIED
         assert outcome.get(ApplyOutcome).partial == "002_batches"
     assert project.database.psql("SELECT min(id), max(id) FROM users") == "1001|1050"
 
 
 @pytest.mark.slow
-def test_a_way_back_killed_at_every_point_ends_where_it_would_have_ended(project, tmp_path):
+def test_a_way_back_killed_at_every_point_ends_where_it_would_have_ended(project):
     project.write("001_users", USERS, "DROP TABLE users;")
     project.write("002_index", "CREATE INDEX CONCURRENTLY i ON users (name);", "DROP INDEX CONCURRENTLY i;")
     project.deploy("u1", plan=project.plan())
@@ -198,7 +165,7 @@ def test_a_way_back_killed_at_every_point_ends_where_it_would_have_ended(project
         "after_record:kill",
     ]
     verb = RevertInput(scope=RevertScope.PLAN, plan=ref, policy=project.policy())
-    outcome = kill_everywhere(project, tmp_path, verb, "u2", points)
+    outcome = kill_everywhere(project, verb, "u2", points)
     assert outcome.failure is None
     assert outcome.get(RevertOutcome).reverted == 1
     assert outcome.get(RevertOutcome).state == ref.to_state

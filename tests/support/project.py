@@ -1,18 +1,27 @@
 """A team's migration folder and its database, with the engine's verbs as the runner calls them."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from plans import ref_of
 
-from godwit.contract.environment import DATABASE_URI_VAR
-from godwit.contract.outcome import ApplyOutcome, PlanOutcome, RevertOutcome, VerifyOutcome
+from godwit.contract.base import canonical_json
+from godwit.contract.environment import (
+    DATABASE_URI_VAR,
+    OUTCOME_FILE_VAR,
+    REQUEST_FILE_VAR,
+    SOURCE_DIR_VAR,
+)
+from godwit.contract.outcome import ApplyOutcome, PlanOutcome, RevertOutcome, StepOutcome, VerifyOutcome
 from godwit.contract.policy import Environment, Policy, SqlCheck
 from godwit.contract.request import (
     ApplyInput,
-    Direction,
     Format,
     ObjectRef,
     PlanInput,
@@ -20,6 +29,7 @@ from godwit.contract.request import (
     RevertInput,
     RevertScope,
     StepRequest,
+    VerbInput,
     VerifyInput,
 )
 from godwit.engine.apply import apply_verb
@@ -84,15 +94,7 @@ class Project:
             return plan_verb(session, read_source(self.folder, self.format), verb)[0]
 
     def plan(self, target: str = "Latest", policy: Policy | None = None) -> PlanRef:
-        outcome = self.planned(target, policy)
-        return PlanRef(
-            content=outcome.content,
-            plan=outcome.plan,
-            direction=outcome.direction or Direction.UP,
-            from_state=outcome.from_state,
-            to_state=outcome.to_state,
-            target=outcome.target,
-        )
+        return ref_of(self.planned(target, policy))
 
     def apply(
         self,
@@ -124,6 +126,45 @@ class Project:
         return verify_verb(
             self.context(operation, "apply", **changes), VerifyInput(state=state, checks=checks)
         )
+
+    def process(
+        self, verb: VerbInput, operation: str = "u1", *, fault: str = "", attempt: int = 1
+    ) -> subprocess.Popen[bytes]:
+        """A real step process, as a Job runs it; *fault* is where it dies or hangs."""
+        request = self.context(operation, verb.verb.lower(), attempt=attempt, verbs=(verb,)).request
+        request_file = self.folder.parent / "request.json"
+        request_file.write_bytes(canonical_json(request))
+        self._outcome_file.unlink(missing_ok=True)
+        environ = os.environ | {
+            REQUEST_FILE_VAR: str(request_file),
+            OUTCOME_FILE_VAR: str(self._outcome_file),
+            SOURCE_DIR_VAR: str(self.folder),
+            DATABASE_URI_VAR: self.uri,
+        }
+        if fault:
+            environ |= {"GODWIT_FAULT": fault, "GODWIT_FAULT_INJECTION": "1"}
+        with self._said_file.open("wb") as said:
+            return subprocess.Popen(
+                [sys.executable, "-m", "godwit.runner"], env=environ, stdout=said, stderr=said
+            )
+
+    def step(
+        self, verb: VerbInput, operation: str = "u1", *, fault: str = "", attempt: int = 1
+    ) -> StepOutcome | None:
+        """The same to its end: its outcome, or None where it was killed."""
+        status = self.process(verb, operation, fault=fault, attempt=attempt).wait()
+        if status == -9:
+            return None
+        assert status == 0, self._said_file.read_text()
+        return StepOutcome.decode(self._outcome_file.read_bytes())
+
+    @property
+    def _outcome_file(self) -> Path:
+        return self.folder.parent / "outcome.json"
+
+    @property
+    def _said_file(self) -> Path:
+        return self.folder.parent / "step.log"
 
     def rows(self) -> list[str]:
         """The rows of the history: name of an applied, name! of a failed, name~ of a rolled back one."""

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from plans import ref_of
+
 from godwit.contract.base import canonical_json
 from godwit.contract.environment import (
     DATABASE_URI_VAR,
@@ -20,10 +22,8 @@ from godwit.contract.outcome import PlanOutcome, StepOutcome
 from godwit.contract.policy import Environment, Policy
 from godwit.contract.request import (
     ApplyInput,
-    Direction,
     ObjectRef,
     PlanInput,
-    PlanRef,
     StepRequest,
     VerbInput,
     VerifyInput,
@@ -106,14 +106,7 @@ class Runner:
 
     def apply(self, uri: str, planned: PlanOutcome) -> tuple[StepOutcome, Measured]:
         """Apply and Verify, one step of a run."""
-        ref = PlanRef(
-            content=planned.content,
-            plan=planned.plan,
-            direction=planned.direction or Direction.UP,
-            from_state=planned.from_state,
-            to_state=planned.to_state,
-            target=planned.target,
-        )
+        ref = ref_of(planned)
         return self.run(
             uri, ApplyInput(plan=ref, policy=POLICY), VerifyInput(state=ref.to_state), step="apply"
         )

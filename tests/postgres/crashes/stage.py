@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import psycopg
+from plans import ref_of
 
 from godwit.cli.embedded import EmbeddedPostgres
 from godwit.contract.base import canonical_json
@@ -21,7 +22,6 @@ from godwit.contract.outcome import StepOutcome
 from godwit.contract.policy import Environment, Policy
 from godwit.contract.request import (
     ApplyInput,
-    Direction,
     Format,
     ObjectRef,
     PlanInput,
@@ -123,14 +123,7 @@ class Stage:
             outcome, _ = plan_verb(
                 session, read_source(self.folder, Format.PRISMA), PlanInput(target=target, policy=policy)
             )
-        return PlanRef(
-            content=outcome.content,
-            plan=outcome.plan,
-            direction=outcome.direction or Direction.UP,
-            from_state=outcome.from_state,
-            to_state=outcome.to_state,
-            target=outcome.target,
-        )
+        return ref_of(outcome)
 
     def step(
         self,

@@ -1,22 +1,12 @@
 """Waiting and holding are bounded, nobody queues behind a long holder, and who blocks is named."""
 
-import os
 import signal
-import subprocess
-import sys
 import threading
 
 import psycopg
 import pytest
 from standby import until
 
-from godwit.contract.base import canonical_json
-from godwit.contract.environment import (
-    DATABASE_URI_VAR,
-    OUTCOME_FILE_VAR,
-    REQUEST_FILE_VAR,
-    SOURCE_DIR_VAR,
-)
 from godwit.contract.reasons import Reason
 from godwit.contract.request import ApplyInput
 from godwit.engine.errors import StepFailed
@@ -139,24 +129,12 @@ def test_an_index_that_waits_for_an_old_snapshot_gives_up_after_its_own_budget_a
     assert ("concurrently.waits") in [event for event, _ in tables.log.events]
 
 
-def test_a_step_that_stands_still_does_not_keep_its_locks(tables, tmp_path):
+def test_a_step_that_stands_still_does_not_keep_its_locks(tables):
     """Not killed, only stopped: neither its own watch nor a closed connection can help."""
     tables.write("002_x", "ALTER TABLE a ADD x int;")
     policy = tables.policy(max_lock_hold_ms=3_000)
     verb = ApplyInput(plan=tables.plan(policy=policy), policy=policy)
-    request = tables.context("u2", "apply", verbs=(verb,)).request
-    (tmp_path / "request.json").write_bytes(canonical_json(request))
-    environ = os.environ | {
-        REQUEST_FILE_VAR: str(tmp_path / "request.json"),
-        OUTCOME_FILE_VAR: str(tmp_path / "outcome.json"),
-        SOURCE_DIR_VAR: str(tables.folder),
-        DATABASE_URI_VAR: tables.uri,
-        "GODWIT_FAULT": "apply.before_commit:hang",
-        "GODWIT_FAULT_INJECTION": "1",
-    }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "godwit.runner"], env=environ, stdout=subprocess.DEVNULL
-    )
+    process = tables.process(verb, "u2", fault="apply.before_commit:hang")
     try:
         with psycopg.connect(tables.uri, autocommit=True) as looking:
 
