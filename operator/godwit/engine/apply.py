@@ -219,7 +219,7 @@ class _Applying:
             return ()
         whole = self._whole(self.failing)
         lost = failed.failure.reason is Reason.CONNECTION_LOST and not self.ctx.cancelled.is_set()
-        undone = self.left.undone if self.left else ()
+        undone = self.left.undone.dropped if self.left else ()
         down = self._down()
         if undone:
             undo = RungState(rung=Rung.UNDO, possible=True, taken=True, why=f"dropped {', '.join(undone)}")
@@ -269,11 +269,10 @@ def _logs(failed: StepFailed) -> str:
 def _explained(step: PlannedMigration, left: Left) -> StepFailed:
     """The failure of a file outside a transaction: what was undone, and what of it stands."""
     failure = left.failed.failure
-    undone = f"The INVALID index {', '.join(left.undone)} was dropped. " if left.undone else ""
     if left.clean:
-        standing = f"{undone}Nothing of {step.name} is left."
+        standing = f"{left.undone.told}Nothing of {step.name} is left."
         return StepFailed(failure.model_copy(update={"standing": standing, "migration": step.name}))
-    standing = f"{undone}{left.told(step)}"
+    standing = left.told(step)
     if left.unknown:
         return StepFailed(failure.model_copy(update={"standing": standing, "migration": step.name}))
     update = {

@@ -20,6 +20,7 @@ from godwit.engine.journal import Event
 from godwit.engine.model import PlannedMigration
 from godwit.engine.replicas import ReplicaLag
 from godwit.engine.statementwise import Left, Progress, record
+from godwit.engine.undo import Undone
 
 _LOOK_SECONDS: Final = 1.0
 _TELL_SECONDS: Final = 1.0
@@ -42,7 +43,7 @@ def run_backfill(
     except StepFailed as failed:
         if not failed.failure.terminal:
             raise
-        raise settle(Left(failed, (), (), unknown=False, partly=work.partly())) from failed
+        raise settle(Left(failed, Undone(), (), unknown=False, partly=work.partly())) from failed
     run.guard.restore()
 
 

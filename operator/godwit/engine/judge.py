@@ -6,21 +6,35 @@ catalog does not tell is Unknown, and then nothing is run again: data must never
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
 from pglast.parser import parse_sql_json
 
 from godwit.engine.model import Statement
-from godwit.engine.parse_tree import relation
+from godwit.engine.parse_tree import relation, sql_name
 from godwit.engine.session import Session
 
 _INDEXES: Final = """
 SELECT indexrelid::bigint, indisvalid FROM pg_index WHERE indrelid = to_regclass(%s) ORDER BY 1"""
-_INVALID: Final = """
-SELECT i.indexrelid::bigint FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
- WHERE NOT i.indisvalid AND c.relkind = 'i' ORDER BY 1"""
+# What REINDEX CONCURRENTLY names its new index while it builds it, and the old one before it drops that
+# (manual, REINDEX), on the tables that it was sent for, their partitions, and their TOAST tables.
+_LEFTOVERS: Final = """
+WITH root AS (
+    SELECT coalesce(i.indrelid, named.oid) AS oid
+      FROM (SELECT to_regclass(nullif(%(name)s, ''))::oid AS oid) AS named
+      LEFT JOIN pg_index i ON i.indexrelid = named.oid)
+SELECT i.indexrelid::bigint
+  FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+  JOIN pg_class t ON t.oid = coalesce((SELECT oid FROM pg_class WHERE reltoastrelid = i.indrelid), i.indrelid)
+ WHERE NOT i.indisvalid AND c.relkind = 'i' AND c.relname ~ '_cc(new|old)[0-9]*$'
+   AND CASE WHEN %(schema)s <> '' THEN t.relnamespace = to_regnamespace(%(schema)s)
+            WHEN %(name)s <> '' THEN t.oid IN (SELECT oid FROM root UNION ALL
+                                               SELECT relid FROM root, pg_partition_tree(root.oid))
+            ELSE true END
+ ORDER BY 1"""
+_VALID: Final = "SELECT indisvalid FROM pg_index WHERE indexrelid = %s"
 _ATTACHED: Final = """
 SELECT inhdetachpending FROM pg_inherits WHERE inhparent = to_regclass(%s) AND inhrelid = to_regclass(%s)"""
 
@@ -35,6 +49,8 @@ class State(StrEnum):
     """It left INVALID indexes, which are ours to drop."""
     PENDING = "Pending"
     """A DETACH that waits to be finished."""
+    BEGUN = "Begun"
+    """A DROP that has made its index INVALID; it can be run again."""
     UNKNOWN = "Unknown"
 
 
@@ -53,10 +69,12 @@ class Subject:
 
     kind: str = ""
     table: str = ""
+    """Of a REINDEX the table or index that it names."""
     index: str = ""
     partition: str = ""
+    schema: str = ""
+    """Of a REINDEX that names a schema."""
     if_not_exists: bool = False
-    before: dict[str, Any] = field(default_factory=dict)
 
 
 def subject(statement: Statement) -> Subject:
@@ -74,7 +92,8 @@ def subject(statement: Statement) -> Subject:
         case "DropStmt":
             return Subject("DropIndex", index=statement.concurrent_index)
         case "ReindexStmt":
-            return Subject("Reindex")
+            schema = node.get("name", "") if node["kind"] == "REINDEX_OBJECT_SCHEMA" else ""
+            return Subject("Reindex", table=relation(node.get("relation")), schema=sql_name([schema]))
         case "AlterTableStmt":
             command = next(c["AlterTableCmd"] for c in node["cmds"])
             return Subject(
@@ -94,7 +113,11 @@ def note(session: Session, what: Subject) -> dict[str, Any]:
         case "CreateIndex":
             return {"indexes": [oid for oid, _ in session.execute(_INDEXES, [what.table])]}
         case "Reindex":
-            return {"invalid": [oid for (oid,) in session.execute(_INVALID)]}
+            return {"invalid": _leftovers(session, what)}
+        case "DropIndex":
+            row = session.execute("SELECT to_regclass(%s)::oid::bigint", [what.index]).fetchone()
+            oid = row[0] if row else None
+            return {"index": oid, "valid": _valid(session, oid)}
         case _:
             return {}
 
@@ -113,10 +136,9 @@ def look(session: Session, what: Subject, before: dict[str, Any]) -> Verdict:
         case "CreateIndex":
             return _created(session, what, set(before["indexes"]))
         case "DropIndex":
-            row = session.execute("SELECT to_regclass(%s) IS NULL", [what.index]).fetchone()
-            return Verdict(State.DONE if row and row[0] else State.NOT_DONE)
+            return _dropped(session, before)
         case "Reindex":
-            new = tuple(o for (o,) in session.execute(_INVALID) if o not in before["invalid"])
+            new = tuple(oid for oid in _leftovers(session, what) if oid not in before["invalid"])
             return Verdict(State.LEFT, new) if new else Verdict(State.NOT_DONE)
         case "Detach":
             row = session.execute(_ATTACHED, [what.table, what.partition]).fetchone()
@@ -128,6 +150,27 @@ def look(session: Session, what: Subject, before: dict[str, Any]) -> Verdict:
             return Verdict(State.NOT_DONE)
         case _:
             return Verdict(State.UNKNOWN)
+
+
+def _leftovers(session: Session, what: Subject) -> list[int]:
+    names = {"name": what.table, "schema": what.schema}
+    return [oid for (oid,) in session.execute(_LEFTOVERS, names)]
+
+
+def _valid(session: Session, oid: int | None) -> bool | None:
+    """Whether the index is valid; None where there is no such index."""
+    row = session.execute(_VALID, [oid]).fetchone()
+    return bool(row[0]) if row else None
+
+
+def _dropped(session: Session, before: dict[str, Any]) -> Verdict:
+    """What was not there before cannot have been dropped: the statement says what it thinks of that."""
+    if before.get("index") is None:
+        return Verdict(State.NOT_DONE)
+    valid = _valid(session, before["index"])
+    if valid is None:
+        return Verdict(State.DONE)
+    return Verdict(State.BEGUN if before["valid"] and not valid else State.NOT_DONE)
 
 
 def _created(session: Session, what: Subject, before: set[int]) -> Verdict:

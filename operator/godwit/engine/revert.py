@@ -265,7 +265,7 @@ class _Reverting:
         failure = left.failed.failure
         if left.clean:
             self._append(Event.ABANDONED, step)
-            standing = f"{step.name} stays applied; nothing of its way back is left."
+            standing = f"{left.undone.told}{step.name} stays applied; nothing of its way back is left."
             return StepFailed(failure.model_copy(update={"standing": standing}))
         self.partial = step.name
         update = {

@@ -28,16 +28,18 @@ from godwit.engine.execute import (
     transactional,
 )
 from godwit.engine.journal import Entry, Event
-from godwit.engine.judge import State, Subject, invalid_namesake, look, note, subject
+from godwit.engine.judge import State, Subject, Verdict, invalid_namesake, look, note, subject
 from godwit.engine.lock import waiters
 from godwit.engine.model import Mode, PlannedMigration, Statement
 from godwit.engine.patience import Patience
 from godwit.engine.redact import redact
 from godwit.engine.session import Session
-from godwit.engine.undo import drop_invalid
+from godwit.engine.undo import Undone, drop_invalid
 
 _DEADLOCK: Final = "40P01"
 _CANCELED: Final = "57014"
+_EXISTS: Final = "42P07"
+_BUSY: Final = {"55P03", _DEADLOCK}
 _CANCEL_LOOKS: Final = 50
 _CANCEL_SECONDS: Final = 0.1
 
@@ -113,7 +115,7 @@ class Left:
     """A file that failed for good: what failed, what was undone, and what of it stands."""
 
     failed: StepFailed
-    undone: tuple[str, ...]
+    undone: Undone
     standing: tuple[Statement, ...]
     unknown: bool
     """Whether it is not known if the failing statement did something."""
@@ -123,14 +125,15 @@ class Left:
     @property
     def clean(self) -> bool:
         """Nothing of the file is left."""
-        return not self.standing and not self.unknown and not self.partly
+        return not (self.standing or self.unknown or self.partly or self.undone.in_the_way)
 
     def told(self, planned: PlannedMigration) -> str:
         """What of the file is done, for people."""
         if self.partly:
             return f"Of {planned.name} {self.partly}."
         done = ", ".join(f"{s.index + 1} (line {s.line})" for s in self.standing) or "none"
-        return f"Of the {len(planned.run.statements)} statements of {planned.name} these are done: {done}."
+        total = len(planned.run.statements)
+        return f"{self.undone.told}Of the {total} statements of {planned.name} these are done: {done}."
 
 
 def run_statements(
@@ -157,7 +160,7 @@ def run_statements(
             if not failed.failure.terminal:
                 raise
             unknown = statement.index in progress.sent
-            raise settle(Left(failed, tuple(step.undone), _stands(planned, progress), unknown)) from failed
+            raise settle(Left(failed, step.undone, _stands(planned, progress), unknown)) from failed
         progress.done.add(statement.index)
     run.guard.restore()
 
@@ -189,7 +192,7 @@ class _Step:
         self.statement = statement
         self.progress = progress
         self.piece = Piece.one(planned.name, planned.run, statement)
-        self.undone: list[str] = []
+        self.undone = Undone()
 
     @property
     def standing(self) -> str:
@@ -212,7 +215,7 @@ class _Step:
         run, what = self.run, subject(self.statement)
         patience = Patience(run.ctx, run.session, run.policy, [self.statement])
         announced = self.progress.sent.get(self.statement.index)
-        if announced is not None and self.resolve(what, announced):
+        if announced is not None and self.resolve(what, announced, patience):
             return
         while True:
             if invalid_namesake(run.session, what):
@@ -234,7 +237,9 @@ class _Step:
                 if not failed.failure.terminal:
                     raise failed from met.error
                 run.point("statement_failed")
-                if self.resolve(what, before, failed):
+                if met.error.sqlstate == _EXISTS and what.kind:  # then it has made nothing
+                    self.progress.sent.pop(self.statement.index)
+                elif self.resolve(what, before, patience, failed):
                     return
                 if met.error.sqlstate != _DEADLOCK:
                     raise failed from met.error
@@ -282,41 +287,72 @@ class _Step:
             self.applied(**detail)
         self.progress.sent.pop(self.statement.index, None)
 
-    def resolve(self, what: Subject, before: dict[str, Any], failed: StepFailed | None = None) -> bool:
+    def resolve(
+        self, what: Subject, before: dict[str, Any], patience: Patience, failed: StepFailed | None = None
+    ) -> bool:
         """Judge the announced statement and undo what is ours; True: it is done. Raises PartiallyApplied."""
         verdict = look(self.run.session, what, before)
-        if verdict.state is State.UNKNOWN:
-            # It stays announced in the journal: whoever comes next cannot judge it either.
-            raise self.unjudgeable(failed)
-        if verdict.state is State.DONE:
+        match verdict.state:
+            case State.UNKNOWN:
+                # It stays announced in the journal: whoever comes next cannot judge it either.
+                raise self.half_done(failed, "what it did before cannot be known, so it is not run again")
+            case State.PENDING:
+                self.finish(what, verdict, patience)
+            case State.BEGUN if failed is not None and failed.failure.sqlstate != _DEADLOCK:
+                again = f"DROP INDEX CONCURRENTLY {what.index};"
+                raise self.half_done(failed, f"the index {what.index} is INVALID since then", again)
+            case State.LEFT:
+                found = drop_invalid(self.run, verdict.indexes, self.planned, self.statement)
+                self.undone = Undone([*self.undone.dropped, *found.dropped], found.kept)
+                if self.undone.in_the_way and failed is None:
+                    raise self.half_done(None, "the INVALID index that it left could not be dropped")
+            case _:
+                pass
+        if verdict.state in {State.DONE, State.PENDING}:
             self.done(judged=True)
             return True
-        if verdict.state is State.PENDING:
-            set_limits(self.run, local=False, concurrent=True)
-            self.run.session.conn.execute(verdict.finish.encode())
-            set_limits(self.run, local=False)
-            self.done(judged=True)
-            return True
-        if verdict.state is State.LEFT:
-            self.undone += drop_invalid(self.run, verdict.indexes, self.planned, self.statement)
         self.progress.sent.pop(self.statement.index, None)
         return False
 
-    def unjudgeable(self, failed: StepFailed | None) -> StepFailed:
-        number, total = self.statement.index + 1, len(self.planned.run.statements)
+    def finish(self, what: Subject, verdict: Verdict, patience: Patience) -> None:
+        """Finish a DETACH; it keeps others off the partition while it waits, so it never waits for long."""
+        while True:
+            set_limits(self.run, local=False)
+            try:
+                self.run.session.conn.execute(verdict.finish.encode())
+            except psycopg.Error as exc:
+                rolled_back(self.run.session)
+                failed = explain(self.run, self.piece, ScriptError(exc, 0), standing=self.standing)
+                if not failed.failure.terminal:
+                    raise failed from exc
+            else:
+                return
+            half = f"{what.partition} is detached half way"
+            if failed.failure.sqlstate not in _BUSY:
+                raise self.half_done(failed, half, f"{verdict.finish};")
+            try:
+                patience.after_refusal((), standing=self.standing)
+            except StepFailed as spent:
+                if not spent.failure.terminal:
+                    raise
+                raise self.half_done(spent, half, f"{verdict.finish};") from None
+
+    def half_done(self, failed: StepFailed | None, what: str, hint: str = "") -> StepFailed:
+        place = f"{self.statement.index + 1} of {len(self.planned.run.statements)} of {self.planned.name}"
         end = f"failed ({failed.failure.message})" if failed else "did not end"
-        return fail(
+        half = fail(
             Reason.PARTIALLY_APPLIED,
-            f"Statement {number} of {total} of {self.planned.name} began outside a transaction and {end}; "
-            "what it did before cannot be known, so it is not run again.",
+            f"Statement {place} began outside a transaction and {end}; {what}.",
             standing=self.standing,
             migration=self.planned.name,
             file=self.planned.run.script.path,
-            line=failed.failure.line if failed else self.statement.line,
+            line=(failed and failed.failure.line) or self.statement.line,
             statement=self.statement.text,
             sqlstate=failed.failure.sqlstate if failed else "",
-            hint=failed.failure.hint if failed else "",
+            hint=hint or (failed.failure.hint if failed else ""),
         )
+        blockers = failed.failure.blockers if failed else ()
+        return StepFailed(half.failure.model_copy(update={"blockers": blockers}))
 
 
 def _keeps_invalid(piece: Piece, what: Subject) -> StepFailed:
