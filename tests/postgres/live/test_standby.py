@@ -1,6 +1,8 @@
 """A real streaming standby: never a target; its lag and what it does to its readers are told."""
 
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +20,9 @@ from godwit.engine.replicas import Replica, ReplicaLag, replica_warnings, replic
 
 @pytest.fixture(scope="module")
 def replica(postgres_server: EmbeddedPostgres, server_folder: Path) -> Iterator[EmbeddedPostgres]:
-    with standby(postgres_server, server_folder / "replica", slot="replica") as server:
+    # By default a standby that receives nothing new tells only every 10 s how far it has replayed.
+    settings = {"wal_receiver_status_interval": "1s"}
+    with standby(postgres_server, server_folder / "replica", slot="replica", settings=settings) as server:
         yield server
 
 
@@ -65,6 +69,70 @@ def test_a_lock_that_waits_for_a_standbys_reader_is_seen_as_lag_and_ends_in_a_co
         assert "conflict with recovery" in str(cancelled.value) or reader.closed
     conflicts = "SELECT confl_lock FROM pg_stat_database_conflicts WHERE datname = current_database()"
     until(lambda: replica.psql(conflicts, project.database.name) == "1")
+
+
+@contextmanager
+def replay_paused(replica: EmbeddedPostgres) -> Iterator[None]:
+    """A standby that receives and does not replay."""
+    replica.psql("SELECT pg_wal_replay_pause()")
+    until(lambda: replica.psql("SELECT pg_get_wal_replay_pause_state()") == "paused")
+    try:
+        yield
+    finally:
+        replica.psql("SELECT pg_wal_replay_resume()")
+
+
+def many_rows(project):
+    project.write("1_users", "CREATE TABLE users (id int PRIMARY KEY, n int NOT NULL DEFAULT 0);"
+                             "INSERT INTO users SELECT generate_series(1, 400);")  # fmt: skip
+    project.deploy("u1")
+    project.write("2_fill", "-- godwit: batched by id size 2\nUPDATE users SET n = n + 1;")
+
+
+def test_a_backfill_waits_for_a_standby_whose_replay_is_paused_and_ends_when_it_goes_on(project, replica):
+    primary = project.database.server
+    many_rows(project)
+    caught_up(primary, replica)
+    policy = project.policy(max_replica_lag_ms=200)
+    plan = project.plan(policy=policy)
+    ended = []
+
+    def run():
+        ended.append(project.apply("u2", plan=plan, policy=policy))
+
+    def told():
+        return [facts["message"] for event, facts in project.log.events if event == "backfill.waits"]
+
+    def done():
+        return int(project.database.psql("SELECT count(*) FROM users WHERE n > 0"))
+
+    step = threading.Thread(target=run)
+    with replay_paused(replica):
+        step.start()
+        until(told)
+        assert "a standby is " in told()[0]
+        assert "more than 0.2 s: the next batch waits" in told()[0]
+        before = done()
+        with project.context().session() as session:
+            lag = ReplicaLag()
+            until(lambda: (lag.seconds(session) or 0) > 1.5)
+        assert 0 < before == done() < 400
+        # It waits without a transaction: nobody waits for it meanwhile.
+        project.database.psql("BEGIN; SET LOCAL lock_timeout = '5s'; LOCK TABLE users; COMMIT")
+        assert ended == []
+    step.join(timeout=60)
+    assert [outcome.current for outcome in ended] == ["2_fill"]
+    assert project.database.psql("SELECT min(n), max(n) FROM users") == "1|1"
+    caught_up(primary, replica)
+    assert replica.psql("SELECT min(n), max(n) FROM users", project.database.name) == "1|1"
+
+
+def test_a_backfill_that_is_told_not_to_look_does_not_wait(project, replica):
+    many_rows(project)
+    policy = project.policy(max_replica_lag_ms=0)
+    with replay_paused(replica):
+        assert project.apply("u2", policy=policy).current == "2_fill"
+    assert "backfill.waits" not in [event for event, _ in project.log.events]
 
 
 def test_check_warns_of_a_slot_that_nobody_uses(project, replica):
