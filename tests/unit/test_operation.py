@@ -8,7 +8,8 @@ import pytest
 from godwit.contract.base import digest
 from godwit.engine.journal import Entry, Event
 from godwit.engine.model import History, HistoryRow, Mode, ParsedScript, PlannedMigration, Script
-from godwit.engine.operation import Own, row_as_json
+from godwit.engine.operation import Own
+from godwit.engine.rows import row_as_json
 from godwit.engine.statementwise import progress_of
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)

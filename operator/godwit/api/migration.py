@@ -132,7 +132,7 @@ class DatabaseMigrationSpec(ApiModel):
     baseline: Annotated[str, Field(max_length=255)] = ""
     """The newest migration that a database with tables but without a history has already.
 
-    It and all before it are marked as applied, as `prisma migrate resolve --applied` does; none of them runs.
+    It and all before it are marked as applied, as the migration tool's own command does; none of them runs.
     Carried out once; a database that has a history, or no tables, is left as it is.
     """
     resolve: Annotated[
@@ -145,7 +145,7 @@ class DatabaseMigrationSpec(ApiModel):
             },
         ),
     ] = ()
-    """Migrations of which a person says what became of them, as `prisma migrate resolve` does.
+    """Migrations of which a person says what became of them, as to the migration tool's own command.
 
     Each is carried out once, by a run, before anything else of it; the entry may stay in the manifest.
     """

@@ -55,7 +55,7 @@ class EditedMigrations(StrEnum):
 
 
 class ResolveAs(StrEnum):
-    """What became of a migration, as `prisma migrate resolve --applied` and `--rolled-back` say it.
+    """What became of a migration; in Prisma's words `prisma migrate resolve --applied` and `--rolled-back`.
 
     Applied: its work is in the database; it is never run. RolledBack: of its failed try nothing is left; it
     is run again.

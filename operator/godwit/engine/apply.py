@@ -19,8 +19,9 @@ from godwit.engine.errors import StepFailed
 from godwit.engine.execute import Part, Piece, Run, start_run, transactional
 from godwit.engine.journal import Event
 from godwit.engine.model import Mode, PlannedMigration, Source
-from godwit.engine.operation import Own, facts, planned_again, row_as_json
+from godwit.engine.operation import Own, facts, planned_again
 from godwit.engine.resolve import carry_out
+from godwit.engine.rows import row_as_json
 from godwit.engine.session import Session
 from godwit.engine.statementwise import Left, Progress, in_transaction, progress_of, run_statements
 from godwit.engine.verify import before_commit_checks

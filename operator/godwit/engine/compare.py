@@ -61,12 +61,14 @@ def aim(source: Source, history: History, target: str) -> Aim:
     pending = format_of(source.format).pending(source, history)
     if target == LATEST:
         return Aim(ups=pending)
+    if target == NOTHING:
+        return Aim(downs=history.applied[::-1])
     sort_key = format_of(source.format).sort_key
     limit = sort_key(target)
-    beyond = tuple(row for row in history.applied if target == NOTHING or sort_key(row.name) > limit)
+    beyond = tuple(row for row in history.applied if sort_key(row.name) > limit)
     if beyond:
         return Aim(downs=beyond[::-1])
-    return Aim(ups=tuple(m for m in pending if target != NOTHING and sort_key(m.name) <= limit))
+    return Aim(ups=tuple(m for m in pending if sort_key(m.name) <= limit))
 
 
 def compare(

@@ -97,6 +97,8 @@ class HistoryRow:
     logs: str | None = None
     rank: int = 0
     """The order of application where the tool keeps no time to tell it by."""
+    only_ours: bool = False
+    """Whether only Godwit's journal knows of it: a tool without a word for what is half done."""
 
     @property
     def applied(self) -> bool:
@@ -136,11 +138,12 @@ class History:
 
     @property
     def state(self) -> str:
-        """Digest of what is applied (names and checksums, in any order) and of what failed."""
+        """Digest of what the table says: applied names and checksums, in any order, and what failed."""
         applied = self.applied
         if self.newest_only:  # a failed one has taken the row of the one before
             applied = () if self.failed else applied[-1:]
-        return state_digest({r.name: r.checksum for r in applied}, [r.name for r in self.failed])
+        failed = [r.name for r in self.failed if not r.only_ours]
+        return state_digest({r.name: r.checksum for r in applied}, failed)
 
 
 def state_digest(applied: dict[str, str], failed: list[str] | None = None) -> str:
@@ -164,13 +167,17 @@ class Resolution:
     declared: Declared
     rolled_back: tuple[str, ...] = ()
     """Ids of the failed rows that it marks as rolled back."""
+    previous: str = ""
+    """The newest applied migration before it; empty: there is none."""
     applied: tuple[Migration, ...] = ()
     """Migrations that it marks as applied."""
+    baseline: str = ""
+    """The version that the tool is told to begin after, where it has a word for that."""
 
     @property
     def effective(self) -> bool:
         """Whether it changes the history."""
-        return bool(self.rolled_back or self.applied)
+        return bool(self.rolled_back or self.applied or self.baseline)
 
 
 class Mode(StrEnum):

@@ -1,9 +1,7 @@
 """What one operation did to the database so far, by its rows in the journal: for resuming and taking back."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import psycopg
 
@@ -17,9 +15,10 @@ from godwit.engine.errors import StepFailed, fail
 from godwit.engine.formats.base import MigrationFormat
 from godwit.engine.formats.registry import format_of
 from godwit.engine.journal import Entry, Event
-from godwit.engine.model import History, HistoryRow, Plan, Source
+from godwit.engine.model import History, Plan, Source
 from godwit.engine.plan import plan_of
 from godwit.engine.resolve import BASELINE
+from godwit.engine.rows import row_of
 from godwit.engine.session import Session
 from godwit.engine.verify import current_of
 
@@ -99,17 +98,23 @@ class Own:
         """The history as it was before this operation."""
         said = [e.detail for e in self.entries if e.event is Event.RESOLVED]
         ours = {e.detail["row"] for e in self.entries if "row" in e.detail}
-        ours |= {row_id for detail in said for row_id in detail["made"]}
         failed = {row["id"] for detail in said for row in detail["rolledBack"]}
         rows = {row.id: row for row in history.rows if row.id not in ours}
         gone = [data for entry in self.reverted.values() for data in entry.detail["rows"]]
-        gone += [data for entry in self.entries for data in entry.detail.get("replaced", ())]
-        rows |= {row.id: row for row in map(_row, gone) if row.id not in ours}
+        gone += [data for e in self.entries if "row" in e.detail for data in e.detail.get("replaced", ())]
+        rows |= {row.id: row for row in map(row_of, gone) if row.id not in ours}
         rows |= {i: replace(row, rolled_back_at=None) for i, row in rows.items() if i in failed}
+        for detail in reversed(said):  # each may have changed what the one before it wrote
+            rows = {i: row for i, row in rows.items() if i not in detail["made"]}
+            rows |= {row.id: row for row in map(row_of, detail.get("replaced", ()))}
         ordered = sorted(rows.values(), key=lambda r: (r.rank, r.started_at, r.name, r.id))
         baselined = any(detail["as"] == BASELINE and detail["made"] for detail in said)
-        tables = history.unmanaged_tables or baselined
-        return replace(history, rows=tuple(ordered), unmanaged_tables=tables)
+        return replace(
+            history,
+            rows=tuple(ordered),
+            unmanaged_tables=history.unmanaged_tables or baselined,
+            baseline="" if baselined else history.baseline,
+        )
 
     def down_rung(self) -> RungState:
         """Whether its committed migrations have a way back that destroys nothing by itself."""
@@ -168,35 +173,6 @@ def check_base(session: Session, ref: PlanRef, own: Own, format: MigrationFormat
             standing="Nothing was changed by this step.",
         )
     return base
-
-
-def row_as_json(row: HistoryRow) -> dict[str, Any]:
-    """A history row for the journal, which keeps it when the row is removed."""
-    return {
-        "id": row.id,
-        "name": row.name,
-        "checksum": row.checksum,
-        "startedAt": row.started_at.isoformat(),
-        "finishedAt": row.finished_at.isoformat() if row.finished_at else None,
-        "rolledBackAt": row.rolled_back_at.isoformat() if row.rolled_back_at else None,
-        "rank": row.rank,
-    }
-
-
-def _row(data: Mapping[str, Any]) -> HistoryRow:
-    def when(key: str) -> datetime | None:
-        return datetime.fromisoformat(data[key]) if data[key] else None
-
-    started = datetime.fromisoformat(data["startedAt"])
-    return HistoryRow(
-        data["id"],
-        data["name"],
-        data["checksum"],
-        started,
-        when("finishedAt"),
-        when("rolledBackAt"),
-        rank=data.get("rank", 0),
-    )
 
 
 class Facts(TypedDict):

@@ -173,9 +173,11 @@ def plan_of(
     Raises psycopg.Error, and StepFailed where the journal may not be read.
     """
     invalid = session.execute(_INVALID_INDEXES, [session.schema]).fetchall()
+    tool = format_of(source.format)
+    history = with_unfinished(session, history or tool.read_history(session), tool, operation)
     return make_plan(
         source,
-        format_of(source.format).fill(history or _history_now(session, source), source),
+        tool.fill(history, source),
         journal.kept_downs(session),
         identity=session.identity,
         policy=effective_policy(session, policy),
@@ -186,11 +188,6 @@ def plan_of(
         found_for=lambda steps: key_findings(session, steps),
         carried_out=journal.carried_out(session, operation) if policy.resolve or policy.baseline else (),
     )
-
-
-def _history_now(session: Session, source: Source) -> History:
-    tool = format_of(source.format)
-    return with_unfinished(session, tool.read_history(session), tool)
 
 
 def plan_verb(session: Session, source: Source, verb: PlanInput) -> tuple[PlanOutcome, dict[str, Any]]:

@@ -20,8 +20,9 @@ from godwit.engine.execute import Part, Piece, Run, ScriptError, explain, send, 
 from godwit.engine.journal import Event
 from godwit.engine.loss import lost_by
 from godwit.engine.model import PlannedMigration
-from godwit.engine.operation import Own, check_base, facts, planned_again, row_as_json
+from godwit.engine.operation import Own, check_base, facts, planned_again
 from godwit.engine.resolve import take_back
+from godwit.engine.rows import row_as_json
 from godwit.engine.session import Session
 from godwit.engine.statements import parse
 from godwit.engine.statementwise import Left, Progress, in_transaction, progress_of, run_statements

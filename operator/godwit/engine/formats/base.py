@@ -7,7 +7,7 @@ on the session that they are given, in its open transaction where there is one, 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from godwit.engine.model import History, Migration, PlannedMigration, Script, Source
+from godwit.engine.model import History, HistoryRow, Migration, PlannedMigration, Script, Source
 from godwit.engine.session import Session
 
 
@@ -92,13 +92,34 @@ class MigrationFormat(Protocol):
 
 
 class ResolvingFormat(MigrationFormat, Protocol):
-    """A tool with a command for saying what became of a migration, without running anything."""
+    """A tool whose history can be told what became of a migration, without running anything."""
 
-    def mark_applied(self, session: Session, name: str, checksum: str) -> str:
+    def mark_applied(self, session: Session, migration: Migration) -> str:
         """Add the row of a migration whose work is in the database already. Returns the row's id."""
 
-    def mark_rolled_back(self, session: Session, row_ids: Sequence[str]) -> list[dict[str, Any]]:
-        """Mark failed rows as rolled back: free to be tried again. Returns them as they were, with `id`."""
+    def mark_rolled_back(
+        self, session: Session, row_ids: Sequence[str], previous: str
+    ) -> list[dict[str, Any]]:
+        """Mark failed rows as rolled back: free to be tried again. Returns them as they were, with `id`.
 
-    def unmark(self, session: Session, made: Sequence[str], rolled_back: Sequence[Mapping[str, Any]]) -> None:
-        """Undo both: remove the rows *made*, and have those *rolled_back* as they were, also if removed."""
+        *previous* as in `remove_row`.
+        """
+
+    def unmark(
+        self,
+        session: Session,
+        made: Sequence[str],
+        rolled_back: Sequence[Mapping[str, Any]],
+        before: Sequence[HistoryRow],
+    ) -> None:
+        """Undo both: remove the rows *made*, and have those *rolled_back* as they were, also if removed.
+
+        *before*: the rows that are gone since, for a history that knows only the newest.
+        """
+
+
+class BaseliningFormat(ResolvingFormat, Protocol):
+    """A tool with a word of its own for what a database had before its history began."""
+
+    def mark_baseline(self, session: Session, version: str) -> str:
+        """Say that everything up to *version* is there; the history is empty. Returns the row's id."""

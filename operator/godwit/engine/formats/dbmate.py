@@ -3,8 +3,9 @@
 Facts as of dbmate 2.36: no time, no checksum, no lock; a rollback deletes the row.
 """
 
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from godwit.engine.formats import common
 from godwit.engine.formats.common import fill as fill
@@ -15,11 +16,12 @@ from godwit.engine.formats.dbmate_folder import sort_key as sort_key
 from godwit.engine.formats.dbmate_folder import wanted as wanted
 from godwit.engine.formats.versions import NEWEST_ONLY as NEWEST_ONLY
 from godwit.engine.formats.versions import RECORDS_FAILURES as RECORDS_FAILURES
+from godwit.engine.formats.versions import mark_rolled_back as mark_rolled_back
 from godwit.engine.formats.versions import record_failed as record_failed
 from godwit.engine.formats.versions import record_rolled_back as record_rolled_back
 from godwit.engine.formats.versions import record_started as record_started
 from godwit.engine.formats.versions import same_script as same_script
-from godwit.engine.model import History, HistoryRow, PlannedMigration
+from godwit.engine.model import History, HistoryRow, Migration, PlannedMigration
 from godwit.engine.session import Session
 
 TABLE: Final = "schema_migrations"
@@ -47,7 +49,8 @@ def read_history(session: Session) -> History:
     found = sorted((v for (v,) in session.execute(_on(session, "SELECT version FROM {table}"))), key=sort_key)
     time = common.UNKNOWN_TIME
     rows = (HistoryRow(v, v, "", time, finished_at=time, rank=rank) for rank, v in enumerate(found))
-    return History(session.schema, exists=True, rows=tuple(rows))
+    unmanaged = not found and common.other_tables(session, TABLE)
+    return History(session.schema, exists=True, rows=tuple(rows), unmanaged_tables=unmanaged)
 
 
 def ensure_table(session: Session) -> None:
@@ -77,3 +80,19 @@ def record_applied_in_transaction(session: Session, planned: PlannedMigration) -
 def remove_row(session: Session, name: str, previous: str) -> int:  # noqa: ARG001  the interface
     """Delete the version."""
     return session.execute(_on(session, "DELETE FROM {table} WHERE version = %s"), [name]).rowcount
+
+
+def mark_applied(session: Session, migration: Migration) -> str:
+    """Add the version. Returns the row's id."""
+    record_finished(session, migration.name)
+    return migration.name
+
+
+def unmark(
+    session: Session,
+    made: Sequence[str],
+    rolled_back: Sequence[Mapping[str, Any]],  # noqa: ARG001  the interface
+    before: Sequence[HistoryRow],  # noqa: ARG001  the interface
+) -> None:
+    """Delete the versions that `mark_applied` added."""
+    session.execute(_on(session, "DELETE FROM {table} WHERE version = ANY (%s)"), [list(made)])

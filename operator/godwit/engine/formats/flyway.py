@@ -6,8 +6,11 @@ every version up to its own. Rows of its paid editions that take a version back 
 not written: the open source edition fails on them. What was taken back loses its row instead.
 """
 
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Final
+from typing import Any, Final
+
+from psycopg.types.json import Jsonb
 
 from godwit.engine.formats import common
 from godwit.engine.formats.common import fill as fill
@@ -57,10 +60,13 @@ _INDEX: Final = """CREATE INDEX "flyway_schema_history_s_idx" ON {table} ("succe
 _INSERT: Final = """
 INSERT INTO {table} (installed_rank, version, description, type, script, checksum, installed_by,
                      execution_time, success)
-SELECT coalesce(max(installed_rank), 0) + 1, %(version)s, %(description)s, 'SQL', %(script)s, %(checksum)s,
+SELECT coalesce(max(installed_rank), 0) + 1, %(version)s, %(description)s, %(type)s, %(script)s, %(checksum)s,
        current_user, extract(epoch FROM clock_timestamp() - now()) * 1000, %(success)s
   FROM {table}
 RETURNING installed_rank"""
+_DELETE_FAILED: Final = """
+DELETE FROM {table} AS t WHERE installed_rank = ANY (%s) AND NOT success RETURNING to_jsonb(t)"""
+_PUT_BACK: Final = "INSERT INTO {table} SELECT * FROM jsonb_populate_recordset(NULL::{table}, %s)"
 _FINISH: Final = """
 UPDATE {table} SET success = true,
        execution_time = least(extract(epoch FROM localtimestamp - installed_on) * 1000, 2147483647)
@@ -98,7 +104,10 @@ def read_history(session: Session) -> History:
             row = HistoryRow(str(rank), name, text, at, finished_at=at if success else None, rank=rank)
             rows.setdefault(name, []).append(row)
     found = sorted((row for same in rows.values() for row in same), key=lambda row: row.rank)
-    return History(session.schema, exists=True, rows=tuple(found), baseline=baseline)
+    unmanaged = not found and common.other_tables(session, TABLE)
+    return History(
+        session.schema, exists=True, rows=tuple(found), unmanaged_tables=unmanaged, baseline=baseline
+    )
 
 
 def pending(source: Source, history: History) -> tuple[Migration, ...]:
@@ -161,14 +170,57 @@ def remove_row(session: Session, name: str, previous: str) -> int:  # noqa: ARG0
     return session.execute(_on(session, "DELETE FROM {table} WHERE version = %s"), [name]).rowcount
 
 
+def mark_applied(session: Session, migration: Migration) -> str:
+    """Add the row of a success, as `flyway migrate -skipExecutingMigrations=true` does. Returns its id."""
+    return _add(session, migration.name, migration.up.path, migration.up.checksum, success=True)
+
+
+def mark_rolled_back(
+    session: Session,
+    row_ids: Sequence[str],
+    previous: str,  # noqa: ARG001  the interface
+) -> list[dict[str, Any]]:
+    """Delete rows without success, as `flyway repair` does."""
+    ranks = [int(row_id) for row_id in row_ids]
+    rows = session.execute(_on(session, _DELETE_FAILED), [ranks]).fetchall()
+    return [{"id": str(row["installed_rank"]), "row": row} for (row,) in rows]
+
+
+def mark_baseline(session: Session, version: str) -> str:
+    """Add the row that `flyway baseline` adds. Returns its id."""
+    text = "<< Flyway Baseline >>"
+    values = {"version": version, "description": text, "type": _BASELINE, "script": text}
+    return _row_id(session, values | {"checksum": None, "success": True})
+
+
+def unmark(
+    session: Session,
+    made: Sequence[str],
+    rolled_back: Sequence[Mapping[str, Any]],
+    before: Sequence[HistoryRow],  # noqa: ARG001  the interface
+) -> None:
+    """Take back what the three wrote."""
+    ranks = [int(row_id) for row_id in made]
+    session.execute(_on(session, "DELETE FROM {table} WHERE installed_rank = ANY (%s)"), [ranks])
+    session.execute(_on(session, _PUT_BACK), [Jsonb([entry["row"] for entry in rolled_back])])
+
+
 def _insert(session: Session, planned: PlannedMigration, *, success: bool) -> str:
-    path = planned.run.script.path
+    return _add(session, planned.name, planned.run.script.path, planned.checksum, success=success)
+
+
+def _add(session: Session, name: str, path: str, checksum: str, *, success: bool) -> str:
     values = {
-        "version": None if planned.name.startswith(REPEATABLE) else planned.name,
+        "version": None if name.startswith(REPEATABLE) else name,
         "description": described(path),
+        "type": "SQL",
         "script": path,
-        "checksum": int(planned.checksum),
+        "checksum": int(checksum),
         "success": success,
     }
+    return _row_id(session, values)
+
+
+def _row_id(session: Session, values: Mapping[str, Any]) -> str:
     row = session.execute(_on(session, _INSERT), values).fetchone()
     return str(row[0]) if row else ""

@@ -5,9 +5,10 @@ file runs and cleared after it; no row at all means that nothing is applied.
 """
 
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from godwit.engine.formats import common
 from godwit.engine.formats.common import record_statement as record_statement
@@ -48,12 +49,14 @@ def read_history(session: Session) -> History:
         return History(session.schema, exists=False, unmanaged_tables=unmanaged, newest_only=True)
     found = session.execute(_on(session, "SELECT version, dirty FROM {table} LIMIT 1")).fetchall()
     rows = tuple(_row(version, dirty=dirty) for version, dirty in found)
-    return History(session.schema, exists=True, rows=rows, newest_only=True)
+    unmanaged = not rows and common.other_tables(session, TABLE)
+    return History(session.schema, exists=True, rows=rows, unmanaged_tables=unmanaged, newest_only=True)
 
 
 def pending(source: Source, history: History) -> tuple[Migration, ...]:
     """What is newer than the newest: the tool never runs an older one, whether it ever ran or not."""
-    newest = max((sort_key(row.name) for row in history.rows), default=-1)
+    standing = (row for row in history.rows if row.rolled_back_at is None)
+    newest = max((sort_key(row.name) for row in standing), default=-1)
     return tuple(m for m in source.migrations if sort_key(m.name) > newest)
 
 
@@ -113,6 +116,29 @@ def remove_row(session: Session, name: str, previous: str) -> int:  # noqa: ARG0
     """Put *previous* in the place of the version that was taken back."""
     _set(session, previous, dirty=False)
     return 1
+
+
+def mark_applied(session: Session, migration: Migration) -> str:
+    """Put the version in, clean, as `migrate force` does. Returns the row's id."""
+    return _set(session, migration.name, dirty=False)
+
+
+def mark_rolled_back(session: Session, row_ids: Sequence[str], previous: str) -> list[dict[str, Any]]:
+    """Put the version before a dirty one back, clean, as `migrate force` does."""
+    if row_ids:
+        _set(session, previous, dirty=False)
+    return [{"id": row_id} for row_id in row_ids]
+
+
+def unmark(
+    session: Session,
+    made: Sequence[str],  # noqa: ARG001  the interface
+    rolled_back: Sequence[Mapping[str, Any]],  # noqa: ARG001  the interface
+    before: Sequence[HistoryRow],
+) -> None:
+    """Put the row back that both have replaced."""
+    row = before[0] if before else None
+    _set(session, row.name if row else "", dirty=row is not None and row.failed)
 
 
 def _set(session: Session, version: str, *, dirty: bool) -> str:

@@ -5,8 +5,9 @@ with several rows, as old releases wrote them, the newest counts. The command li
 can be told to take the one here.
 """
 
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from godwit.engine.formats import common
 from godwit.engine.formats.common import fill as fill
@@ -17,11 +18,12 @@ from godwit.engine.formats.goose_folder import sort_key as sort_key
 from godwit.engine.formats.goose_folder import wanted as wanted
 from godwit.engine.formats.versions import NEWEST_ONLY as NEWEST_ONLY
 from godwit.engine.formats.versions import RECORDS_FAILURES as RECORDS_FAILURES
+from godwit.engine.formats.versions import mark_rolled_back as mark_rolled_back
 from godwit.engine.formats.versions import record_failed as record_failed
 from godwit.engine.formats.versions import record_rolled_back as record_rolled_back
 from godwit.engine.formats.versions import record_started as record_started
 from godwit.engine.formats.versions import same_script as same_script
-from godwit.engine.model import History, HistoryRow, PlannedMigration
+from godwit.engine.model import History, HistoryRow, Migration, PlannedMigration
 from godwit.engine.session import Session
 
 TABLE: Final = "goose_db_version"
@@ -59,7 +61,9 @@ def read_history(session: Session) -> History:
         HistoryRow(str(version), str(version), "", at, finished_at=at, rank=key)
         for version, key, at in session.execute(_on(session, _READ))
     )
-    return History(session.schema, exists=True, rows=tuple(rows))
+    found = tuple(rows)
+    unmanaged = not found and common.other_tables(session, TABLE)
+    return History(session.schema, exists=True, rows=found, unmanaged_tables=unmanaged)
 
 
 def ensure_table(session: Session) -> None:
@@ -90,3 +94,21 @@ def record_applied_in_transaction(session: Session, planned: PlannedMigration) -
 def remove_row(session: Session, name: str, previous: str) -> int:  # noqa: ARG001  the interface
     """Delete the rows of the version, and say how many there were."""
     return session.execute(_on(session, "DELETE FROM {table} WHERE version_id = %s"), [int(name)]).rowcount
+
+
+def mark_applied(session: Session, migration: Migration) -> str:
+    """Add the version. Returns the row's id."""
+    record_finished(session, migration.name)
+    return migration.name
+
+
+def unmark(
+    session: Session,
+    made: Sequence[str],
+    rolled_back: Sequence[Mapping[str, Any]],  # noqa: ARG001  the interface
+    before: Sequence[HistoryRow],  # noqa: ARG001  the interface
+) -> None:
+    """Delete the versions that `mark_applied` added."""
+    session.execute(
+        _on(session, "DELETE FROM {table} WHERE version_id = ANY (%s)"), [[int(row_id) for row_id in made]]
+    )

@@ -20,7 +20,7 @@ from godwit.engine.formats.prisma_folder import build as build
 from godwit.engine.formats.prisma_folder import same_script as same_script
 from godwit.engine.formats.prisma_folder import sort_key as sort_key
 from godwit.engine.formats.prisma_folder import wanted as wanted
-from godwit.engine.model import History, HistoryRow, PlannedMigration
+from godwit.engine.model import History, HistoryRow, Migration, PlannedMigration
 from godwit.engine.session import Session
 
 TABLE: Final = "_prisma_migrations"
@@ -168,21 +168,30 @@ def record_applied_in_transaction(session: Session, planned: PlannedMigration) -
     return row_id
 
 
-def mark_applied(session: Session, name: str, checksum: str) -> str:
+def mark_applied(session: Session, migration: Migration) -> str:
     """Add the row that `prisma migrate resolve --applied` adds. Returns its id."""
     row_id = str(uuid.uuid4())
-    params = {"id": row_id, "checksum": checksum, "name": name, "now": _now()}
+    params = {"id": row_id, "checksum": migration.up.checksum, "name": migration.name, "now": _now()}
     session.execute(_on(session, _MARK_APPLIED), params)
     return row_id
 
 
-def mark_rolled_back(session: Session, row_ids: Sequence[str]) -> list[dict[str, Any]]:
+def mark_rolled_back(
+    session: Session,
+    row_ids: Sequence[str],
+    previous: str,  # noqa: ARG001  the interface
+) -> list[dict[str, Any]]:
     """Mark failed rows as `prisma migrate resolve` does, with --rolled-back as well as before --applied."""
     rows = session.execute(_on(session, _MARK_ROLLED_BACK), {"ids": list(row_ids), "now": _now()})
     return [row for (row,) in rows]
 
 
-def unmark(session: Session, made: Sequence[str], rolled_back: Sequence[Mapping[str, Any]]) -> None:
+def unmark(
+    session: Session,
+    made: Sequence[str],
+    rolled_back: Sequence[Mapping[str, Any]],
+    before: Sequence[HistoryRow],  # noqa: ARG001  the interface
+) -> None:
     """Take back what `mark_applied` and `mark_rolled_back` wrote."""
     session.execute(_on(session, "DELETE FROM {table} WHERE id = ANY (%(ids)s)"), {"ids": list(made)})
     session.execute(_on(session, _UNMARK), {"rows": Jsonb(list(rolled_back))})

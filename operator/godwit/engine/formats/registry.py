@@ -4,7 +4,7 @@ from typing import Final
 
 from godwit.contract.request import Format
 from godwit.engine.formats import atlas, dbmate, flyway, golang_migrate, goose, prisma
-from godwit.engine.formats.base import MigrationFormat, ResolvingFormat
+from godwit.engine.formats.base import BaseliningFormat, MigrationFormat, ResolvingFormat
 
 _FORMATS: Final[dict[Format, MigrationFormat]] = {
     Format.PRISMA: prisma,
@@ -14,7 +14,8 @@ _FORMATS: Final[dict[Format, MigrationFormat]] = {
     Format.FLYWAY: flyway,
     Format.ATLAS: atlas,
 }
-_RESOLVING: Final[dict[Format, ResolvingFormat]] = {Format.PRISMA: prisma}
+_BASELINING: Final[tuple[BaseliningFormat, ...]] = (flyway,)
+_RESOLVING: Final[tuple[ResolvingFormat, ...]] = (prisma, golang_migrate, goose, dbmate, *_BASELINING)
 
 
 def format_of(format: Format) -> MigrationFormat:  # noqa: A002  the contract's word
@@ -22,6 +23,11 @@ def format_of(format: Format) -> MigrationFormat:  # noqa: A002  the contract's 
     return _FORMATS[format]
 
 
-def resolver_of(format: Format) -> ResolvingFormat | None:  # noqa: A002  as above
-    """The tool's module, where the tool has a resolve; else None."""
-    return _RESOLVING.get(format)
+def resolver_of(tool: MigrationFormat) -> ResolvingFormat | None:
+    """The same module, where the tool's history can be told what became of a migration; else None."""
+    return next((resolving for resolving in _RESOLVING if resolving is tool), None)
+
+
+def baseliner_of(tool: MigrationFormat) -> BaseliningFormat | None:
+    """The same module, where the tool has a word of its own for a baseline; else None."""
+    return next((baselining for baselining in _BASELINING if baselining is tool), None)

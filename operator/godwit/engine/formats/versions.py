@@ -4,7 +4,8 @@ A row's id is its version, so that the journal can name the row before the tool'
 outside a transaction leaves no trace in such a history until it is applied; the journal has it.
 """
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 from godwit.engine.model import PlannedMigration, Script
 from godwit.engine.session import Session
@@ -29,3 +30,12 @@ def record_failed(session: Session, row_id: str, logs: str, statement: str) -> N
 
 def record_rolled_back(session: Session, row_id: str, previous: str) -> None:
     """Nothing: the version was not there yet."""
+
+
+def mark_rolled_back(
+    session: Session,  # noqa: ARG001  the interface
+    row_ids: Sequence[str],
+    previous: str,  # noqa: ARG001  the interface
+) -> list[dict[str, Any]]:
+    """Nothing in the tool's table, which never knew of it: the journal, which did, keeps the word on it."""
+    return [{"id": row_id} for row_id in row_ids]

@@ -1,0 +1,208 @@
+"""`spec.resolve` and `spec.baseline` in the tables of other tools than Prisma."""
+
+import pytest
+
+from godwit.contract.policy import Resolve, ResolveAs
+from godwit.contract.reasons import Reason
+from godwit.contract.request import Format, RevertScope
+from godwit.engine.errors import StepFailed
+from godwit.engine.formats.registry import format_of
+
+HALF = {
+    Format.GOLANG_MIGRATE: "DO $$ BEGIN CREATE TABLE b (id int); COMMIT; PERFORM 1/0; END $$;",
+}
+
+
+def saying(team, how, name, requested_at=""):
+    return team.policy(resolve=(Resolve(migration=name, as_=how, requested_at=requested_at),))
+
+
+def failure(call):
+    with pytest.raises(StepFailed) as raised:
+        call()
+    return raised.value.failure
+
+
+@pytest.fixture
+def half(team):
+    """A team whose second migration is half done: its table stands."""
+    team.add(1, "CREATE TABLE a (id int);", "DROP TABLE a;")
+    body = HALF.get(team.format, "CREATE TABLE b (id int);\nSELECT 1/0;")
+    team.second = team.add(2, body, "DROP TABLE b;", transaction=False)
+    assert failure(team.apply).reason is Reason.PARTIALLY_APPLIED
+    assert failure(team.planned).reason is Reason.FAILED_EARLIER
+    return team
+
+
+def mend(team):
+    """The file as it should have been; a later one after it."""
+    team.add(2, "CREATE TABLE b (id int);", "DROP TABLE b;", transaction=team.format is Format.GOLANG_MIGRATE)
+    team.third = team.add(3, "CREATE TABLE c (id int);", "DROP TABLE c;")
+
+
+def tables(team):
+    return team.database.psql(
+        "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ '^[a-d]$' ORDER BY 1"
+    ).split()
+
+
+def test_a_half_done_migration_is_rolled_back_by_hand_and_runs_again(half):
+    half.database.psql("DROP TABLE b")
+    mend(half)
+    policy = saying(half, ResolveAs.ROLLED_BACK, half.second)
+    planned = half.planned(policy=policy)
+    assert (planned.resolutions, planned.pending_names) == (1, (half.second, half.third))
+    outcome = half.deploy("u2", policy=policy)
+    assert (outcome.resolved, outcome.applied, outcome.current) == (1, 2, half.third)
+    assert outcome.state == planned.to_state
+    assert tables(half) == ["a", "b", "c"]
+    assert half.planned(policy=policy).direction is None
+
+
+def test_a_half_done_migration_is_brought_to_its_end_by_hand_and_counts_as_applied(half):
+    mend(half)
+    policy = saying(half, ResolveAs.APPLIED, half.second)
+    planned = half.planned(policy=policy)
+    assert (planned.resolutions, planned.pending_names) == (1, (half.third,))
+    outcome = half.deploy("u2", policy=policy)
+    assert (outcome.resolved, outcome.applied, outcome.state) == (1, 1, planned.to_state)
+    assert half.planned(policy=policy).direction is None
+    assert half.planned().applied == 3
+
+
+def test_with_nothing_else_to_do_the_history_alone_is_changed(half):
+    policy = saying(half, ResolveAs.APPLIED, half.second)
+    outcome = half.deploy("u2", policy=policy)
+    assert (outcome.resolved, outcome.applied, outcome.current) == (1, 0, half.second)
+    assert half.planned(policy=policy).direction is None
+
+
+@pytest.mark.parametrize("how", [ResolveAs.APPLIED, ResolveAs.ROLLED_BACK])
+def test_another_attempt_finds_it_done_and_taking_back_takes_it_back_too(half, how):
+    if how is ResolveAs.ROLLED_BACK:
+        half.database.psql("DROP TABLE b")
+    before = half.database.dump()
+    mend(half)
+    half.add(3, "SELECT 1/0;", "SELECT 1;")
+    policy = saying(half, how, half.second)
+    plan = half.plan(policy=policy)
+    assert failure(lambda: half.apply("u2", plan=plan, policy=policy)).reason is Reason.MIGRATION_FAILED
+    again = failure(lambda: half.apply("u2", plan=plan, policy=policy, attempt=2))
+    assert again.reason is Reason.MIGRATION_FAILED
+    if how is ResolveAs.ROLLED_BACK and half.format is not Format.GOLANG_MIGRATE:
+        return  # what it applied itself cannot be in a transaction, and is not taken back unasked
+    outcome = half.revert("u2", RevertScope.OPERATION, plan, policy)
+    assert (outcome.resolved, outcome.state) == (0, plan.from_state)
+    assert half.database.dump() == before
+    assert failure(half.planned).reason is Reason.FAILED_EARLIER
+    assert half.planned(policy=policy).resolutions == 1
+
+
+def test_a_later_failure_has_to_be_asked_for_again(half):
+    half.database.psql("DROP TABLE b")
+    policy = saying(half, ResolveAs.ROLLED_BACK, half.second)
+    assert failure(lambda: half.apply("u2", policy=policy)).reason is Reason.PARTIALLY_APPLIED
+    assert failure(lambda: half.planned(policy=policy)).reason is Reason.FAILED_EARLIER
+    half.database.psql("DROP TABLE b")
+    mend(half)
+    assert half.deploy("u3", policy=saying(half, ResolveAs.ROLLED_BACK, half.second, "2")).resolved == 1
+
+
+def existing(team):
+    team.database.psql("CREATE TABLE a (id int); CREATE TABLE b (id int)")
+    return [
+        team.add(1, "CREATE TABLE a (id int);", "DROP TABLE a;"),
+        team.add(2, "CREATE TABLE b (id int);", "DROP TABLE b;"),
+        team.add(3, "CREATE TABLE c (id int);", "DROP TABLE c;"),
+    ]
+
+
+def test_a_baseline_marks_what_is_there_and_the_rest_runs(team):
+    names = existing(team)
+    assert failure(team.planned).reason is Reason.HISTORY_MISSING
+    policy = team.policy(baseline=names[1])
+    planned = team.planned(policy=policy)
+    assert (planned.resolutions, planned.pending_names) == (1, (names[2],))
+    outcome = team.deploy(policy=policy)
+    assert (outcome.resolved, outcome.applied, outcome.state) == (1, 1, planned.to_state)
+    assert tables(team) == ["a", "b", "c"]
+    assert team.planned(policy=policy).direction is None
+    assert team.planned().pending == 0
+
+
+def test_a_baseline_with_nothing_else_to_do(team):
+    names = existing(team)
+    team.database.psql("CREATE TABLE c (id int)")
+    policy = team.policy(baseline=names[2])
+    plan = team.plan(policy=policy)
+    first = team.deploy(plan=plan, policy=policy)
+    assert (first.resolved, first.applied) == (1, 0)
+    assert team.planned(policy=policy).direction is None
+
+
+def test_a_baseline_is_found_done_by_another_attempt_and_taken_back(team):
+    names = existing(team)
+    team.add(3, "SELECT 1/0;", "SELECT 1;")
+    policy = team.policy(baseline=names[1])
+    plan = team.plan(policy=policy)
+    for attempt in (1, 2):
+        met = failure(lambda: team.apply("u1", plan=plan, policy=policy, attempt=attempt))  # noqa: B023
+        assert met.reason is Reason.MIGRATION_FAILED
+    outcome = team.revert("u1", RevertScope.OPERATION, plan, policy)
+    assert (outcome.resolved, outcome.state) == (0, plan.from_state)
+    assert team.planned(policy=policy).resolutions == 1
+
+
+def test_a_baseline_of_an_empty_database_is_passed_over(team):
+    name = team.add(1, "CREATE TABLE a (id int);", "DROP TABLE a;")
+    outcome = team.deploy(policy=team.policy(baseline=name))
+    assert (outcome.resolved, outcome.applied) == (0, 1)
+
+
+def test_a_baseline_counts_where_the_tool_has_made_its_table_and_written_nothing(team):
+    names = existing(team)
+    with team.context().session(writing=True) as session:
+        format_of(team.format).ensure_table(session)
+    policy = team.policy(baseline=names[1])
+    assert team.planned(policy=policy).pending_names == (names[2],)
+
+
+def test_what_did_not_fail_or_is_not_known_is_refused_without_prismas_codes(team):
+    name = team.add(1, "CREATE TABLE a (id int);", "DROP TABLE a;")
+    team.deploy()
+    for how, wanted in [
+        (ResolveAs.ROLLED_BACK, name),
+        (ResolveAs.ROLLED_BACK, "99"),
+        (ResolveAs.APPLIED, "99"),
+    ]:
+        met = failure(lambda: team.planned(policy=saying(team, how, wanted)))  # noqa: B023
+        assert met.reason is Reason.RESOLVE_REFUSED
+        assert "Prisma" not in met.message
+
+
+def test_a_format_that_is_found_out_resolves_too(half):
+    half.format = Format.AUTO
+    policy = saying(half, ResolveAs.APPLIED, half.second)
+    assert half.deploy("u2", policy=policy).resolved == 1
+
+
+def test_what_the_newest_version_would_say_of_others_is_refused(team):
+    names = existing(team)
+    team.database.psql("DROP TABLE b")
+    team.add(2, "SELECT 1;", "SELECT 1;")
+    team.deploy(
+        "u1", policy=team.policy(baseline=names[0]), plan=team.plan(names[0], team.policy(baseline=names[0]))
+    )
+    policy = saying(team, ResolveAs.APPLIED, names[2])
+    if team.format is not Format.GOLANG_MIGRATE:
+        if format_of(team.format).STRICT_ORDER:
+            assert failure(lambda: team.planned(policy=policy)).reason is Reason.OUT_OF_ORDER
+        else:
+            assert team.planned(policy=policy).pending_names == (names[1],)
+        return
+    met = failure(lambda: team.planned(policy=policy))
+    assert met.reason is Reason.RESOLVE_REFUSED
+    assert f"say that {names[1]} is applied as well" in met.message
+    both = team.policy(resolve=tuple(Resolve(migration=n, as_=ResolveAs.APPLIED) for n in names[1:]))
+    assert team.deploy("u2", policy=both).resolved == 2
+    assert team.database.psql("TABLE schema_migrations") == "3|f"
