@@ -101,26 +101,26 @@ def status(
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
-    """Print how DatabaseMigrations stand.
+    """Print how DatabaseMigrations stand, and how far the runs under way are.
 
     Exit status: 0 all are Ready; 1 one is not (planning, waiting, running, suspended); 2 one is Stalled, or
     there is none; 3 the cluster does not answer or refuses to be read. (2 is also a wrong command line.)
     """
     from datetime import UTC, datetime
 
-    from godwit.cli.reading import migrations
+    from godwit.cli.reading import migrations_with_runs
     from godwit.cli.status import Exit, report
     from godwit.cluster.port import UnavailableError
 
     try:
-        where, found = migrations(_place(kubeconfig, context, namespace), name)
+        where, found, runs = migrations_with_runs(_place(kubeconfig, context, namespace), name)
     except UnavailableError as error:
         _fail(str(error), Exit.UNKNOWN)
     if not found:
         _fail(
             f"There is no DatabaseMigration {f'{name} ' if name else ''}in namespace {where}.", Exit.STALLED
         )
-    text, worst = report(found, datetime.now(UTC))
+    text, worst = report(found, datetime.now(UTC), runs)
     typer.echo(text)
     raise typer.Exit(worst)
 

@@ -1,11 +1,13 @@
 """What the reading commands fetch from a cluster. They write nothing."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, TypeVar
 
 from godwit.cluster.kubeconfig import log_in
 from godwit.cluster.kubernetes import KubernetesCluster
+from godwit.cluster.port import UnavailableError
 
 Manifest = dict[str, Any]
 T = TypeVar("T")
@@ -21,16 +23,25 @@ class Place(NamedTuple):
     namespace: str | None
 
 
-def migrations(place: Place, name: str | None) -> tuple[str, list[Manifest]]:
-    """The namespace, and the DatabaseMigration of that name in it, or all. Raises UnavailableError."""
+def migrations_with_runs(place: Place, name: str | None) -> tuple[str, list[Manifest], dict[str, Manifest]]:
+    """The namespace, the DatabaseMigration of that name in it, or all, and by name the runs under way.
 
-    async def read(cluster: KubernetesCluster, namespace: str) -> list[Manifest]:
-        if name is None:
-            return await cluster.list(_KIND, namespace)
-        found = await cluster.get(_KIND, namespace, name)
-        return [] if found is None else [found]
+    A run that may not be read is left out. Raises UnavailableError.
+    """
 
-    return _read(place, read)
+    async def read(cluster: KubernetesCluster, namespace: str) -> tuple[list[Manifest], dict[str, Manifest]]:
+        one = None if name is None else await cluster.get(_KIND, namespace, name)
+        found = await cluster.list(_KIND, namespace) if name is None else [one] if one else []
+        runs = {}
+        for migration in found:
+            active = migration.get("status", {}).get("activeRun")
+            with contextlib.suppress(UnavailableError):
+                if active and (run := await cluster.get("MigrationRun", namespace, active)):
+                    runs[active] = run
+        return found, runs
+
+    namespace, (found, runs) = _read(place, read)
+    return namespace, found, runs
 
 
 def migration_with_plan(place: Place, name: str) -> tuple[str, Manifest | None, Manifest | None]:

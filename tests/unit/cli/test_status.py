@@ -69,6 +69,50 @@ def test_of_several_the_worst_counts_and_each_that_is_not_ready_says_why():
     ]
 
 
+PROGRESS = {
+    "migration": "20260103_index",
+    "number": 3,
+    "total": 5,
+    "statement": 2,
+    "statements": 4,
+    "phase": "building index: scanning table",
+    "percent": 43,
+    "at": "2026-03-02T11:59:56Z",
+}
+
+
+@pytest.mark.parametrize(
+    ("status", "line"),
+    [
+        pytest.param(
+            {"progress": PROGRESS},
+            "\n  shop-7, 4s ago: migration 3 of 5 (20260103_index); statement 2 of 4; "
+            "building index: scanning table, 43 %",
+            id="it says how far it is",
+        ),
+        pytest.param({}, "", id="it has said nothing yet"),
+        pytest.param({"progress": {**PROGRESS, "later": 1, "phase": "", "statement": 0}},
+                     "\n  shop-7, 4s ago: migration 3 of 5 (20260103_index)",
+                     id="a later version says more"),
+    ],
+)  # fmt: skip
+def test_a_run_under_way_says_how_far_it_is(status, line):
+    found = migration("shop", Ready="Unknown", Reconciling="True", message="A run is under way.")
+    found["status"]["activeRun"] = "shop-7"
+    run = {"kind": "MigrationRun", "metadata": {"name": "shop-7"}, "status": status}
+
+    text, _ = report([found, migration("other", Ready="False", message="Waits.")], NOW, {"shop-7": run})
+
+    assert text.split("\n\n")[1:] == [f"shop: A run is under way.{line}", "other: Waits."]
+
+
+def test_a_run_that_cannot_be_read_is_left_out():
+    found = migration("shop", Ready="Unknown", message="A run is under way.")
+    found["status"]["activeRun"] = "shop-7"
+
+    assert report([found], NOW)[0].endswith("\n\nshop: A run is under way.")
+
+
 def test_a_table_has_the_columns_of_the_definition():
     head, row = table([migration(Ready="True")], NOW, with_kind=True).splitlines()
 
