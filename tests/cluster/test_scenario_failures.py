@@ -79,6 +79,29 @@ async def test_third_of_five_fails_under_roll_back_two_are_taken_back(stage: Sta
     assert stage.store.dump() == before
 
 
+async def test_third_of_five_fails_under_batch_and_nothing_of_any_stays(stage: Stage, play: Play) -> None:
+    before = stage.store.dump()
+    await play.source("files", {**GOOD, THREE: FAILS})
+    await play.database()
+    await play.migration(strategy={"transaction": "Batch"}, onFailure="Stop")
+
+    found = await play.stalled("MigrationFailed")
+
+    assert stage.store.dump() == before
+    assert play.applied() == []
+    told = condition(found, "Stalled")["message"]
+    assert THREE in told
+    assert "line 3" in told
+    run = await stage.get("MigrationRun", "shop-1")
+    assert run is not None
+    assert (run["status"]["outcome"], run["status"]["applied"], run["status"]["total"]) == ("Failed", 0, 5)
+    assert {r["rung"] for r in run["status"]["rungs"] if r["taken"]} == {"Transaction"}
+    await play.settled()
+    await play.source("files", {**GOOD, THREE: MENDED})
+    await play.up_to_date()
+    assert play.applied() == [ONE, TWO, THREE, FOUR, FIVE]
+
+
 async def test_roll_back_stops_where_the_application_has_written(stage: Stage, play: Play) -> None:
     gate = {"20260100000000_gate": ("CREATE TABLE gate (id int);", "DROP TABLE gate;")}
     await play.source("files", gate)
