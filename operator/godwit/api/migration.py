@@ -67,7 +67,10 @@ class Strategy(ApiModel):
     lock_timeout: Duration | None = None
     """How long one statement waits for a lock: 2s."""
     max_lock_hold: Duration | None = None
-    """How long locks on existing tables may be held, verification included: 5s, in Development 1m."""
+    """How long locks on existing tables may be held, verification included: 5s, in Development 1m.
+
+    A plan that is sure to take longer is refused.
+    """
     lock_budget: Duration | None = None
     """How long a migration is tried again when its locks are busy: 10m, in Development 1m."""
     concurrent_budget: Duration | None = None

@@ -99,6 +99,7 @@ class Reason(StrEnum):
     TABLE_LOCKED = "TableLocked"
     LOCK_BUDGET_EXCEEDED = "LockBudgetExceeded"
     LOCK_HOLD_EXCEEDED = "LockHoldExceeded"
+    LOCK_HOLD_PREDICTED = "LockHoldPredicted"
     LOCK_WAITERS = "LockWaiters"
     MIGRATION_FAILED = "MigrationFailed"
     TRANSACTION_BROKEN = "TransactionBroken"
@@ -214,6 +215,7 @@ CATALOGUE: dict[Reason, Advice] = {
     Reason.TABLE_LOCKED: _w("Another session locks a table that has to be read.", "Wait for it, or end the session that holds the lock (`pg_locks`)."),
     Reason.LOCK_BUDGET_EXCEEDED: _t("Busy locks used up the lock budget.", "End the sessions that the message names, then annotate `godwit.dev/requested-at`."),
     Reason.LOCK_HOLD_EXCEEDED: _t("A migration would have held its locks for longer than `maxLockHold`; it was rolled back.", "Use the safe way (NOT VALID, CONCURRENTLY, batches) or raise `maxLockHold`."),
+    Reason.LOCK_HOLD_PREDICTED: _t("A table is so large that the plan is sure to hold locks on it for longer than `maxLockHold`; nothing was run.", "Use the way that the message names (CONCURRENTLY; NOT VALID, then VALIDATE; a new column filled in batches), or raise `strategy.maxLockHold` for a time when nobody is kept waiting."),
     Reason.LOCK_WAITERS: _t("Sessions of others wait on the migration lock and would deadlock with CONCURRENTLY.", "End the sessions that the message names."),
     Reason.MIGRATION_FAILED: _t("A migration failed and was rolled back.", "Correct the migration at the line given."),
     Reason.TRANSACTION_BROKEN: _t("A migration ended the transaction that it ran in.", "Take COMMIT, ROLLBACK and their like out of the file."),

@@ -28,6 +28,7 @@ from godwit.engine.model import (
     state_digest,
 )
 from godwit.engine.obstacles import swap_obstacles
+from godwit.engine.predict import hold_findings
 from godwit.engine.redact import redact
 from godwit.engine.resolve import due, resolved
 from godwit.engine.rungs import rungs
@@ -165,15 +166,21 @@ def plan_of(
     target: str,
     history: History | None = None,
     operation: str = "",
+    predicting: bool = False,
 ) -> Plan:
     """The plan for the session's database as it stands, or as *history* says. Writes nothing.
 
-    What *operation* did itself does not count.
+    What *operation* did itself does not count. *predicting*: it refuses what is sure to hold locks too long.
 
     Raises psycopg.Error, and StepFailed where the journal may not be read.
     """
     invalid = session.execute(_INVALID_INDEXES, [session.schema]).fetchall()
     tool = format_of(source.format)
+
+    def found_for(steps: Sequence[PlannedMigration]) -> list[Finding]:
+        predicted = hold_findings(session, steps, policy) if predicting else []
+        return [*key_findings(session, steps), *predicted]
+
     history = with_unfinished(session, history or tool.read_history(session), tool, operation)
     return make_plan(
         source,
@@ -185,7 +192,7 @@ def plan_of(
         journal_head=journal.head(session),
         restore_obstacles=swap_obstacles(session) if policy.backup_required else (),
         invalid_indexes=[name for (name,) in invalid],
-        found_for=lambda steps: key_findings(session, steps),
+        found_for=found_for,
         carried_out=journal.carried_out(session, operation) if policy.resolve or policy.baseline else (),
     )
 
@@ -196,7 +203,7 @@ def plan_verb(session: Session, source: Source, verb: PlanInput) -> tuple[PlanOu
     Raises StepFailed with both beside it when the plan is refused: the failure is its first error.
     """
     try:
-        plan = plan_of(session, source, policy=verb.policy, target=verb.target or LATEST)
+        plan = plan_of(session, source, policy=verb.policy, target=verb.target or LATEST, predicting=True)
     except psycopg.Error as exc:
         # Somebody's lock on the history or the journal ends by itself: that is no reason to give up.
         locked = exc.sqlstate == "55P03"  # lock_not_available: the session's lock_timeout
