@@ -62,6 +62,8 @@ ACCEPTED = {
     "what comes after deleting": f"DELETE FROM big;\n{INDEX}",
     "a table of the plan itself": f"ALTER TABLE big RENAME TO old;\nCREATE TABLE big (n int);\n{INDEX}",
     "what nobody can see through": f"DO $$ BEGIN EXECUTE 'TRUNCATE big'; END $$;\n{INDEX}",
+    "a copy of its name": f"DROP TABLE big;\nSELECT 1 AS n INTO big;\n{INDEX}",
+    "a temporary copy": "SELECT 1 AS n INTO TEMP big;\nALTER TABLE big ALTER n TYPE bigint;",
     "another schema": f"SET LOCAL search_path = pg_temp;\nCREATE TABLE big (n int);\n{INDEX}",
     "a table that is not there": "ALTER TABLE IF EXISTS nowhere ALTER n SET NOT NULL;",
     "a column that is dropped": "ALTER TABLE big DROP COLUMN n;",
@@ -154,6 +156,13 @@ def test_what_one_transaction_does_is_added_up(big):
     big.planned(policy=big.policy(**policy))
     failure = refused(big, **policy, transaction=TransactionMode.BATCH).failure
     assert (failure.reason, failure.migration) == (Reason.LOCK_HOLD_PREDICTED, "002_one")
+
+
+def test_a_table_that_somebody_has_locked_is_planned_for_all_the_same(big):
+    big.write("002_step", REFUSED["another type"])
+    with psycopg.connect(big.uri) as other:
+        other.execute("LOCK TABLE big")
+        assert refused(big).failure.reason is Reason.LOCK_HOLD_PREDICTED
 
 
 def test_the_message_names_the_way_out(big):

@@ -11,6 +11,8 @@ from typing import Final
 
 from godwit.engine.parse_tree import Node, commands, option, relation, sql_name, strings, walk
 
+WORKING: Final = {"AlterTableStmt", "ClusterStmt", "IndexStmt", "VacuumStmt"}
+"""Statements that have any."""
 _SERIAL: Final = {"serial", "serial2", "serial4", "serial8", "smallserial", "bigserial"}
 
 
