@@ -114,6 +114,20 @@ def test_an_attempt_that_a_later_one_has_overtaken_is_refused(project):
     assert project.database.psql("SELECT to_regclass('_prisma_migrations') IS NULL") == "t"
 
 
+def test_a_second_process_of_an_attempt_is_refused(project):
+    """Its Job was deleted before anybody looked, and made again; the process of the first may live."""
+    project.write("001_users", f"{USERS}\nINSERT INTO later VALUES (1);")
+    ref = project.plan()
+    failure, _ = failure_of(lambda: project.apply("u1", plan=ref, attempt=1))
+    assert failure.reason is Reason.MIGRATION_FAILED
+    project.database.psql("CREATE TABLE later (id int)")
+    before = project.database.dump()
+    failure, _ = failure_of(lambda: project.apply("u1", plan=ref, attempt=1))
+    assert failure.reason is Reason.TOO_LATE
+    assert "Another process of attempt 1" in failure.message
+    assert project.database.dump() == before
+
+
 def test_an_operation_that_planned_before_another_began_is_refused(project):
     """The other one failed without applying anything; its plan was made of the same history."""
     project.write("001_users", f"{USERS}\nSELECT 1 / 0;")

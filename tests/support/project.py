@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,8 @@ class Project:
     log: Lines = field(default_factory=Lines)
     format: Format = Format.PRISMA
     point: Callable[[str], None] = lambda _: None
+    attempts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By operation and step."""
 
     def write(self, name: str, up: str, down: str | None = None) -> None:
         (self.folder / name).mkdir(exist_ok=True)
@@ -83,6 +86,12 @@ class Project:
         environ = {DATABASE_URI_VAR: self.uri}
         scratch = self.folder.parent
         return StepContext(request, environ, self.folder, scratch, scratch, self.log, point=self.point)
+
+    def attempt(self, operation: str, step: str, **changes: Any) -> StepContext:
+        """The next attempt at a step, as a cluster makes it, unless *changes* say which."""
+        number = changes.pop("attempt", self.attempts[operation, step] + 1)
+        self.attempts[operation, step] = max(self.attempts[operation, step], number)
+        return self.context(operation, step, attempt=number, **changes)
 
     def policy(self, **changes: Any) -> Policy:
         fields: dict[str, Any] = {"environment": Environment.DEVELOPMENT, "lock_budget_ms": 0}
@@ -106,7 +115,7 @@ class Project:
     ) -> ApplyOutcome:
         policy = policy or self.policy()
         verb = ApplyInput(plan=plan or self.plan(policy=policy), policy=policy)
-        return apply_verb(self.context(operation, "apply", **changes), verb)
+        return apply_verb(self.attempt(operation, "apply", **changes), verb)
 
     def deploy(self, operation: str = "u1", **changes: Any) -> ApplyOutcome:
         """As a step does it: Apply, then Verify, which gives the database back."""
@@ -118,7 +127,7 @@ class Project:
         self, operation: str, scope: RevertScope, plan: PlanRef, policy: Policy | None = None, **changes: Any
     ) -> RevertOutcome:
         verb = RevertInput(scope=scope, plan=plan, policy=policy or self.policy())
-        return revert_verb(self.context(operation, "revert", **changes), verb)
+        return revert_verb(self.attempt(operation, "revert", **changes), verb)
 
     def verify(
         self, operation: str, state: str, checks: tuple[SqlCheck, ...] = (), **changes: Any
@@ -128,10 +137,10 @@ class Project:
         )
 
     def process(
-        self, verb: VerbInput, operation: str = "u1", *, fault: str = "", attempt: int = 1
+        self, verb: VerbInput, operation: str = "u1", *, fault: str = "", **changes: Any
     ) -> subprocess.Popen[bytes]:
         """A real step process, as a Job runs it; *fault* is where it dies or hangs."""
-        request = self.context(operation, verb.verb.lower(), attempt=attempt, verbs=(verb,)).request
+        request = self.attempt(operation, verb.verb.lower(), verbs=(verb,), **changes).request
         request_file = self.folder.parent / "request.json"
         request_file.write_bytes(canonical_json(request))
         self._outcome_file.unlink(missing_ok=True)
@@ -149,10 +158,10 @@ class Project:
             )
 
     def step(
-        self, verb: VerbInput, operation: str = "u1", *, fault: str = "", attempt: int = 1
+        self, verb: VerbInput, operation: str = "u1", *, fault: str = "", **changes: Any
     ) -> StepOutcome | None:
         """The same to its end: its outcome, or None where it was killed."""
-        status = self.process(verb, operation, fault=fault, attempt=attempt).wait()
+        status = self.process(verb, operation, fault=fault, **changes).wait()
         if status == -9:
             return None
         assert status == 0, self._said_file.read_text()

@@ -56,7 +56,7 @@ def attempt(
             # Its run's backup may have claimed the database, and what comes next is planned anew.
             ownership.release_quietly(session, ctx.request.operation)
             raise
-        ownership.take_turn(session, ctx.request, verb.verb)
+        ownership.take_turn(session, ctx.request, verb.verb, process=ctx.process)
         ownership.claim(session, ctx.request)
         work = begin(session)
         try:

@@ -4,6 +4,7 @@ The runner makes one for a process; the engine's verbs take nothing else from th
 """
 
 import contextlib
+import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -118,6 +119,8 @@ class StepContext:
     cancelled: Cancellation = field(default_factory=Cancellation)
     point: Callable[[str], None] = _nothing
     """Called as `ctx.point("<verb>.<boundary>")` before and after every effect; tests inject faults there."""
+    process: str = field(default_factory=lambda: secrets.token_hex(8))
+    """Tells this process from any other, also from one that was given the same request."""
     resumed: threading.Event = field(default_factory=threading.Event)
     """Set by a verb that found its own row in the journal and did nothing again."""
 

@@ -53,29 +53,33 @@ def claim(session: Session, request: StepRequest, *, seconds: int = _CLAIM_GAP_S
         )
 
 
-def take_turn(session: Session, request: StepRequest, verb: str) -> None:
-    """Write into the journal that this attempt has its turn, before anything else is written.
+def take_turn(session: Session, request: StepRequest, verb: str, *, process: str) -> None:
+    """Write into the journal that this *process* of this attempt has its turn, before anything else.
 
-    An attempt that was given up and wakes up later finds a later one's row, and refuses. So does a step of
-    another operation that was planned before: its expected row is not the last one any more. Makes the
-    journal where there is none. Raises StepFailed(TooLate, JournalForbidden).
+    An attempt that was given up and wakes up later finds a later one's row, and refuses. So does a second
+    process of one attempt: its Job was deleted before anybody looked, and made again, and which of the two
+    is the one that was given up nobody knows. And so does a step of another operation that was planned
+    before: its expected row is not the last one any more. Makes the journal where there is none. Raises
+    StepFailed(TooLate, JournalForbidden).
     """
     with journal.atomic(session):
         journal.ensure(session)
         mine = (str(request.object), request.step)
-        turns = [
-            entry.attempt
+        turns = {
+            entry.attempt: entry.detail.get("process")
             for entry in journal.entries_of(session, request.operation)
             if entry.event is Event.CLAIMED and (entry.object, entry.step) == mine
-        ]
-        if turns and max(turns) > request.attempt:
+        }
+        latest = max(turns, default=0)
+        if latest > request.attempt or turns.get(request.attempt, process) != process:
+            who = f"Attempt {latest}" if latest > request.attempt else f"Another process of attempt {latest}"
             raise fail(
                 Reason.TOO_LATE,
-                f"Attempt {max(turns)} of this step has begun; this is attempt {request.attempt}.",
+                f"{who} of this step has begun; this is attempt {request.attempt}.",
                 standing="Nothing was changed by this attempt.",
             )
-        if request.attempt not in turns:
-            journal.append(session, request, Event.CLAIMED, verb=verb)
+        if not turns.get(request.attempt):
+            journal.append(session, request, Event.CLAIMED, verb=verb, detail={"process": process})
 
 
 def release(session: Session, operation: str) -> None:

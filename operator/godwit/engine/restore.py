@@ -135,7 +135,7 @@ def _replace(job: _Job, session: Session) -> RestoreOutcome:
     ctx = job.ctx
     with ctx.session(writing=True) as live, migration_lock(ctx, live):
         check_fence(ctx, live)
-        ownership.take_turn(live, ctx.request, job.verb.verb)
+        ownership.take_turn(live, ctx.request, job.verb.verb, process=ctx.process)
         ownership.claim(live, ctx.request)
         try:
             if job.names.old in swap.databases(session):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import count
 
 import pytest
 
@@ -30,13 +31,18 @@ class Place:
         self.database, self.tmp_path, self.server = database, tmp_path, database.server
         self.uri = self.server.uri(database.name, user=user, password=password)
         self.request = request
+        self.attempts = count(1)
         for name in ("store", "scratch"):
             (tmp_path / name).mkdir(exist_ok=True)
 
     def context(self, step="backup", **changes):
-        """A step as the runner would make it; *changes* are fields of its request, or its fault hook."""
+        """A step as the runner would make it; *changes* are fields of its request, or its fault hook.
+
+        Each is another attempt, as in a cluster.
+        """
         hook = {"point": changes.pop("point")} if "point" in changes else {}
         fields = {
+            "attempt": next(self.attempts),
             "object": ObjectRef(kind="DatabaseRestore", namespace="shop", name="back", uid="r1"),
             "step": step,
             "operation": "r1",
