@@ -3,8 +3,9 @@
 from typing import Final
 
 from godwit.engine import journal
-from godwit.engine.execute import Run, set_limits
+from godwit.engine.execute import set_limits
 from godwit.engine.model import PlannedMigration, Statement
+from godwit.engine.run import Run
 
 _NAME: Final = """
 SELECT format('%%I.%%I', n.nspname, c.relname)

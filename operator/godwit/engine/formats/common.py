@@ -66,5 +66,5 @@ def on(table: str, session: Session, statement: LiteralString) -> sql.Composed:
 
 
 def lock_table(session: Session, table: str) -> None:
-    """Keep other writers off *table* until the transaction ends."""
-    session.execute(on(table, session, "LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"))
+    """Keep other writers off *table* until the transaction ends; later."""
+    session.later(on(table, session, "LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"))

@@ -169,5 +169,5 @@ def _insert(session: Session, planned: PlannedMigration, *, success: bool) -> st
         "checksum": int(planned.checksum),
         "success": success,
     }
-    row = session.execute(_on(session, _INSERT), values).fetchone()
+    row = session.later(_on(session, _INSERT), values).fetchone()
     return str(row[0]) if row else ""
