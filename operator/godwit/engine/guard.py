@@ -1,16 +1,18 @@
 """What a migration must leave as it found it: transaction, migration lock, search_path, role, settings."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
+from psycopg.abc import QueryNoTemplate
 from psycopg.pq import TransactionStatus
 
 from godwit.contract.reasons import Reason
 from godwit.engine.errors import StepFailed, fail
 from godwit.engine.lock import HOLDS
-from godwit.engine.message import Answer
+from godwit.engine.message import Answer, bound
 from godwit.engine.model import Statement
 from godwit.engine.session import Session
 
@@ -63,16 +65,20 @@ class Guard:
 
     def __init__(self, session: Session, lock_key: int, tables: Sequence[str]) -> None:
         self._session = session
-        self._lock = {"key": lock_key, "database": session.identity.database_oid}
         own = [(session.schema, table) for table in tables]
         self._guarded = [*own, ("godwit", "journal"), ("godwit", "settings")]
+        lock = {"key": lock_key, "database": session.identity.database_oid}
+        # Each migration asks the same: the values are put into the text once.
+        self._ask_still = self._text(_STILL, lock)
+        schemas, names = zip(*self._guarded, strict=True)
+        self._ask_tables = self._text(_TABLES, (list(names), list(schemas)))
         self._now = tuple(session.execute(_NOW).fetchone() or ())
         self._settings: dict[str, str] = dict(session.execute(_SETTINGS).fetchall())
 
     def opened(self) -> Opened:
         """Inside the migration's transaction, before its script."""
         txid = self._session.later("SELECT txid_current()")
-        tables = self._look_at_tables()
+        tables = self._session.later(self._ask_tables)
         row = txid.fetchone()
         return Opened(int(row[0]) if row else 0, self._found(tables))
 
@@ -87,7 +93,7 @@ class Guard:
                 "The script ended the transaction that it ran in.",
                 standing="What it did before that is committed; there is no history row.",
             )
-        return Asked(self._session.later(_STILL, self._lock), self._look_at_tables())
+        return Asked(self._session.later(self._ask_still), self._session.later(self._ask_tables))
 
     def judge(self, before: Opened, asked: Asked, statements: Sequence[Statement]) -> None:
         """What is wrong can still be rolled back. Nothing is said of what was not answered.
@@ -120,24 +126,26 @@ class Guard:
 
     def restore(self) -> None:
         """Set everything right again that a script left changed; later."""
-        self._session.later("DISCARD TEMP")  # a temporary table would hide the next migration's
-        _, _, user, role = self._now
-        for name, value in (("session_authorization", user), ("role", role)):
-            query = (
-                "SELECT set_config(%(name)s, %(value)s, false) WHERE current_setting(%(name)s) <> %(value)s"
-            )
-            self._session.later(query, {"name": name, "value": value})
-        # To what the connection began with; what was set after that is made up for.
-        self._session.later("RESET ALL")
-        if self._settings:
-            query = (
-                "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS s (name, value)"
-            )
-            self._session.later(query, (list(self._settings), list(self._settings.values())))
+        for statement in self._way_back:
+            self._session.later(statement)
 
-    def _look_at_tables(self) -> Answer:
-        schemas, tables = zip(*self._guarded, strict=True)
-        return self._session.later(_TABLES, (list(tables), list(schemas)))
+    @cached_property
+    def _way_back(self) -> list[bytes]:
+        """The statements of `restore`."""
+        _, _, user, role = self._now
+        put = "SELECT set_config(%(name)s, %(value)s, false) WHERE current_setting(%(name)s) <> %(value)s"
+        again = "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS s (name, value)"
+        return [
+            b"DISCARD TEMP",  # a temporary table would hide the next migration's
+            self._text(put, {"name": "session_authorization", "value": user}),
+            self._text(put, {"name": "role", "value": role}),
+            # To what the connection began with; what was set after that is made up for.
+            b"RESET ALL",
+            self._text(again, (list(self._settings), list(self._settings.values()))),
+        ]
+
+    def _text(self, query: QueryNoTemplate, params: Sequence[Any] | Mapping[str, Any]) -> bytes:
+        return bound(self._session.line, query, params).encode()
 
     def _found(self, answer: Answer) -> _Tables:
         rows = {(schema, table): tuple(facts) for schema, table, *facts in answer.fetchall()}

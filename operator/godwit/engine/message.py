@@ -48,7 +48,7 @@ class Message:
 
     def add(self, query: QueryNoTemplate, params: Sequence[Any] | Mapping[str, Any] | None = None) -> Answer:
         """Send this one as well, after the others."""
-        self._text.append(psycopg.ClientCursor(self._conn).mogrify(query, params))
+        self._text.append(bound(self._conn, query, params))
         answer = Answer(self)
         self._answers.append(answer)
         return answer
@@ -72,6 +72,17 @@ class Message:
         loading = Transformer(self._conn)
         loading.set_pgresult(result)
         return loading.load_rows(0, result.ntuples, tuple)
+
+
+def bound(
+    conn: psycopg.Connection[TupleRow],
+    query: QueryNoTemplate,
+    params: Sequence[Any] | Mapping[str, Any] | None = None,
+) -> str:
+    """The statement's text with the values in it as literals, whatever the session's settings will be."""
+    if params is None and isinstance(query, str | bytes):
+        return query if isinstance(query, str) else query.decode()
+    return psycopg.ClientCursor(conn).mogrify(query, params)
 
 
 def exchange(conn: psycopg.Connection[TupleRow], message: bytes) -> list[PGresult]:

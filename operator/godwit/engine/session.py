@@ -102,10 +102,14 @@ class Session:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """As psycopg's, with everything of the block sent before its end."""
+        """As psycopg's, with everything of the block sent before its end, or nothing more where it fails."""
         with self.conn.transaction():
-            yield
-            self.flush()
+            try:
+                yield
+                self.flush()
+            except BaseException:
+                self.forget()
+                raise
 
     def cancel(self) -> None:
         """Cancel what runs now; from any thread. Raises psycopg.Error."""

@@ -1,6 +1,7 @@
 """What the tools' histories have in common: tables that are there or not, rows that stand for themselves."""
 
 from datetime import UTC, datetime
+from functools import cache
 from typing import Final, LiteralString
 
 from psycopg import sql
@@ -60,9 +61,14 @@ def ensure_schema(session: Session) -> None:
         session.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(session.schema)))
 
 
-def on(table: str, session: Session, statement: LiteralString) -> sql.Composed:
+def on(table: str, session: Session, statement: LiteralString) -> bytes:
     """*statement* for `{table}` in the session's schema, qualified: a script may have moved search_path."""
-    return sql.SQL(statement).format(table=sql.Identifier(session.schema, table))
+    return _on(table, session.schema, statement)
+
+
+@cache
+def _on(table: str, schema: str, statement: LiteralString) -> bytes:
+    return sql.SQL(statement).format(table=sql.Identifier(schema, table)).as_string(None).encode()
 
 
 def lock_table(session: Session, table: str) -> None:
