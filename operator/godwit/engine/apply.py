@@ -254,7 +254,7 @@ class _Applying:
     def _whole(self, step: PlannedMigration) -> bool:
         if self.verb.policy.transaction is TransactionMode.BATCH:
             return True
-        if step.run.mode is Mode.ALONE and not self.session.conn.closed:
+        if step.run.mode is Mode.ALONE and not self.session.line.closed:
             return not progress_of(self.own.entries, step, self.verb.verb).started and self.left is None
         return step.run.mode is Mode.WHOLE
 

@@ -41,7 +41,7 @@ def explain(run: Run, piece: Piece, met: ScriptError, *, standing: str) -> StepF
     statement = _statement(piece, met)
     line = _line(piece, met.position, statement)
     # A script that catches the cancel is ended by its connection.
-    stopped = error.sqlstate == _CANCELED or run.session.conn.closed
+    stopped = error.sqlstate == _CANCELED or run.session.line.closed
     if stopped and run.watch.fired:
         return held_too_long(run, piece, standing=standing)
     if stopped and run.ctx.cancelled.is_set():
@@ -88,7 +88,7 @@ def _answers(session: Session) -> bool:
     """Whether the connection is still good; its end may not have been noticed yet."""
     with contextlib.suppress(psycopg.Error):
         session.execute("SELECT")
-    return not session.conn.closed
+    return not session.line.closed
 
 
 @contextlib.contextmanager
