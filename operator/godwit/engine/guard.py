@@ -1,7 +1,7 @@
 """What a migration must leave as it found it: transaction, migration lock, search_path, role, settings."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -27,18 +27,22 @@ _NOW: Final = f"SELECT {_WHO}"
 _STILL: Final = f"SELECT txid_current(), {HOLDS}, {_WHO}"
 # What says which migrations are applied, and the journal: a script that changes them is not to be believed.
 # Counters and file node tell what this transaction did to them (manual, section 28.2.21).
-_TABLES: Final = """
-SELECT n.nspname, c.relname, c.oid, c.relfilenode, c.relhasrules, c.relhastriggers,
+_FACTS: Final = """
+       c.oid, c.relname, c.relnamespace, c.relfilenode, c.relhasrules, c.relhastriggers,
        pg_stat_get_xact_tuples_inserted(c.oid) + pg_stat_get_xact_tuples_updated(c.oid)
        + pg_stat_get_xact_tuples_deleted(c.oid)
-  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  FROM pg_class c"""
+_BY_NAME: Final = f"""
+SELECT n.nspname, {_FACTS} JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relname = ANY (%s) AND n.nspname = ANY (%s)"""
+_BY_OID: Final = f"SELECT {_FACTS} WHERE c.oid = ANY (%s::oid[])"
 # Settings that came with the connection have the source `client`; what the session itself set, `session`.
 _SETTINGS: Final = """
 SELECT name, setting FROM pg_settings WHERE source = 'session' AND setting IS DISTINCT FROM reset_val"""
 
 
-_Tables = dict[tuple[str, str], tuple[Any, ...]]
+_Tables = dict[int, tuple[Any, ...]]
+"""Facts by OID."""
 
 
 @dataclass(frozen=True)
@@ -67,20 +71,21 @@ class Guard:
         self._session = session
         own = [(session.schema, table) for table in tables]
         self._guarded = [*own, ("godwit", "journal"), ("godwit", "settings")]
+        self._names: dict[int, str] = {}
+        """The tables that are there, by OID."""
         lock = {"key": lock_key, "database": session.identity.database_oid}
         # Each migration asks the same: the values are put into the text once.
         self._ask_still = self._text(_STILL, lock)
-        schemas, names = zip(*self._guarded, strict=True)
-        self._ask_tables = self._text(_TABLES, (list(names), list(schemas)))
+        self._ask_tables = b""
         self._now = tuple(session.execute(_NOW).fetchone() or ())
         self._settings: dict[str, str] = dict(session.execute(_SETTINGS).fetchall())
 
     def opened(self) -> Opened:
         """Inside the migration's transaction, before its script."""
         txid = self._session.later("SELECT txid_current()")
-        tables = self._session.later(self._ask_tables)
+        tables = self._tables()
         row = txid.fetchone()
-        return Opened(int(row[0]) if row else 0, self._found(tables))
+        return Opened(int(row[0]) if row else 0, tables)
 
     def ask(self) -> Asked:
         """Inside the migration's transaction, after its script: what `judge` has to know; later.
@@ -114,12 +119,13 @@ class Guard:
         if not holds:
             raise fail(Reason.SESSION_CHANGED, "The script gave the migration lock back.")
         if asked.tables.there:
-            tables = self._found(asked.tables)
-            touched = next((name for name, was in before.tables.items() if tables.get(name) != was), None)
+            tables = _by_oid(asked.tables.fetchall())
+            touched = next((oid for oid, was in before.tables.items() if tables.get(oid) != was), 0)
             if touched:
+                name = self._names[touched]
                 raise fail(
                     Reason.STATEMENT_REFUSED,
-                    f"The script changed {'.'.join(touched)}, which says what is applied; no migration may.",
+                    f"The script changed {name}, which says what is applied; no migration may.",
                 )
         if not any(_LOCAL.search(s.text) for s in statements) and (what := self._difference(now)):
             raise self._changed(what, statements)
@@ -134,22 +140,31 @@ class Guard:
         """The statements of `restore`."""
         _, _, user, role = self._now
         put = "SELECT set_config(%(name)s, %(value)s, false) WHERE current_setting(%(name)s) <> %(value)s"
-        again = "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS s (name, value)"
+        again = "SELECT set_config(%s, %s, false)"
         return [
             b"DISCARD TEMP",  # a temporary table would hide the next migration's
             self._text(put, {"name": "session_authorization", "value": user}),
             self._text(put, {"name": "role", "value": role}),
             # To what the connection began with; what was set after that is made up for.
             b"RESET ALL",
-            self._text(again, (list(self._settings), list(self._settings.values()))),
+            *(self._text(again, setting) for setting in self._settings.items()),
         ]
 
     def _text(self, query: QueryNoTemplate, params: Sequence[Any] | Mapping[str, Any]) -> bytes:
         return bound(self._session.line, query, params).encode()
 
-    def _found(self, answer: Answer) -> _Tables:
-        rows = {(schema, table): tuple(facts) for schema, table, *facts in answer.fetchall()}
-        return {name: rows[name] for name in self._guarded if name in rows}
+    def _tables(self) -> _Tables:
+        """The guarded tables as they are now; by their OIDs, while these are the same: that is quicker."""
+        if self._names:
+            found = _by_oid(self._session.later(self._ask_tables).fetchall())
+            if found.keys() == self._names.keys():
+                return found
+        schemas, names = zip(*self._guarded, strict=True)
+        rows = self._session.later(_BY_NAME, (list(names), list(schemas))).fetchall()
+        rows = [row for row in rows if (row[0], row[2]) in self._guarded]
+        self._names = {oid: f"{schema}.{table}" for schema, oid, table, *_ in rows}
+        self._ask_tables = self._text(_BY_OID, [list(self._names)])
+        return _by_oid([row[1:] for row in rows])
 
     def _difference(self, now: Sequence[Any]) -> str:
         names = ("search_path", "the role", "the session's user", "the role")
@@ -167,3 +182,7 @@ class Guard:
             statement=guilty.text if guilty else "",
             hint="Use SET LOCAL, or set_config(..., true): it ends with the migration.",
         )
+
+
+def _by_oid(rows: Iterable[tuple[Any, ...]]) -> _Tables:
+    return {oid: tuple(facts) for oid, *facts in rows}
