@@ -9,9 +9,11 @@ from godwit.contract.reasons import Reason
 from godwit.contract.request import ApplyInput
 from godwit.engine.apply import apply_verb
 from godwit.engine.errors import StepFailed
-from godwit.engine.execute import Part, Piece, start_run, transactional
+from godwit.engine.execute import Part, transactional
 from godwit.engine.lock import migration_lock
 from godwit.engine.model import Statement
+from godwit.engine.run import start_run
+from godwit.engine.script import Piece
 
 USERS = "CREATE TABLE users (id int PRIMARY KEY, name text);"
 OURS = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'godwit apply%' AND "
@@ -165,7 +167,7 @@ def test_a_script_that_ended_its_transaction_gets_no_history_row(project, sql):
         migration_lock(ctx, session),
         start_run(ctx, session, project.policy(), "Apply") as run,
     ):
-        failure, _ = failure_of(lambda: transactional(run, [Part(piece, lambda: None, finished.append)]))
+        failure, _ = failure_of(lambda: transactional(run, [Part(piece, lambda: finished.append(True))]))
         assert failure.reason is Reason.TRANSACTION_BROKEN
         assert "is committed" in failure.standing
         assert finished == []

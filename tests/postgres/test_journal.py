@@ -18,7 +18,7 @@ from godwit.engine import journal, ownership
 from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed
 from godwit.engine.formats.prisma import ADVISORY_KEY
-from godwit.engine.lock import check_fence, holds_lock, migration_lock, waiters
+from godwit.engine.lock import HOLDS, check_fence, migration_lock, waiters
 from godwit.engine.model import Script
 from godwit.engine.session import Session
 
@@ -197,9 +197,14 @@ def test_the_lock_is_prismas_and_its_holder_is_named(database, ctx, session):
         assert f"process {prisma.info.backend_pid} (prisma, user postgres" in caught.value.failure.message
         prisma.execute("SELECT pg_advisory_unlock_all()")
         with migration_lock(ctx, session, wait_seconds=0.3):
-            assert holds_lock(session, ADVISORY_KEY)
+            assert holds_lock(session)
             assert prisma.execute("SELECT pg_try_advisory_lock(%s)", [ADVISORY_KEY]).fetchone() == (False,)
-        assert not holds_lock(session, ADVISORY_KEY)
+        assert not holds_lock(session)
+
+
+def holds_lock(session):
+    params = {"key": ADVISORY_KEY, "database": session.identity.database_oid}
+    return session.execute(f"SELECT {HOLDS}", params).fetchone()[0]
 
 
 def test_an_earlier_attempt_of_the_same_step_is_recognised(database, ctx, session):

@@ -175,6 +175,7 @@ def test_a_script_that_moves_search_path_cannot_hide_the_table(table):
 def test_the_history_is_locked_against_writers_without_the_advisory_lock(database, table):
     with table.conn.transaction(), open_on(database.uri) as other:
         prisma.lock_history(table)
+        table.flush()
         assert prisma.read_history(other).exists
         other.execute("SET lock_timeout = '50ms'")
         with pytest.raises(psycopg.errors.LockNotAvailable):

@@ -1,7 +1,7 @@
 """Applying a plan upwards: each migration with its history row and its journal row, or nothing of it."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
@@ -16,12 +16,14 @@ from godwit.engine.backfill import run_backfill
 from godwit.engine.batch import BATCH_ROLLED_BACK
 from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed
-from godwit.engine.execute import Part, Piece, Run, start_run, transactional
+from godwit.engine.execute import Part, transactional
 from godwit.engine.journal import Event
 from godwit.engine.model import Mode, PlannedMigration, Source
 from godwit.engine.operation import Own, facts, planned_again
 from godwit.engine.resolve import carry_out
 from godwit.engine.rows import row_as_json
+from godwit.engine.run import Run, start_run
+from godwit.engine.script import Piece
 from godwit.engine.session import Session
 from godwit.engine.statementwise import Left, Progress, in_transaction, progress_of, run_statements
 from godwit.engine.verify import before_commit_checks
@@ -55,7 +57,8 @@ class _Applying:
         self.own.refuse_after_taking_back()
         plan = planned_again(self.session, self.source, self.verb.plan, policy=self.verb.policy, own=self.own)
         self.steps = plan.steps
-        todo = [s for s in self.steps if s.name not in self.own.applied]
+        applied = self.own.applied
+        todo = [s for s in self.steps if s.name not in applied]
         if plan.resolutions and not self.own.resolved:
             self.ctx.point("apply.before_resolve")
             carry_out(self.ctx, self.session, plan.resolutions, self.verb.verb)
@@ -92,8 +95,7 @@ class _Applying:
                 if step is todo[0]:
                     self._prepare()
 
-            piece = Piece.whole(step.name, step.run)
-            return Part(piece, before, lambda txid: self._finish(run, step, txid))
+            return self._part(run, step, before)
 
         transactional(run, [part(step) for step in todo], standing=BATCH_ROLLED_BACK)
         for step in todo:
@@ -102,15 +104,14 @@ class _Applying:
     def _one(self, run: Run, step: PlannedMigration) -> None:
         progress = progress_of(self.own.entries, step, self.verb.verb)
         if progress.started is None and in_transaction(self.session, step):
-            piece = Piece.whole(step.name, step.run)
-            transactional(run, [Part(piece, self._prepare, lambda txid: self._finish(run, step, txid))])
+            transactional(run, [self._part(run, step, self._prepare)])
             return
         if progress.started is None:
             progress = self._start(run, step)
         outside = run_backfill if step.run.batched else run_statements
         outside(run, step, progress, settle=lambda left: self._settle(run, step, progress, left))
         run.point("before_commit")
-        with self.session.conn.transaction():
+        with self.session.transaction():
             self.ctx.format.lock_history(self.session)
             self.ctx.format.record_finished(self.session, progress.row_id)
             self._applied(step, progress.row_id)
@@ -126,22 +127,30 @@ class _Applying:
         journal.ensure(self.session)
         ownership.write_stamp(self.session, self.ctx.request.environment)
 
-    def _finish(self, run: Run, step: PlannedMigration, _: int) -> None:
-        """Last of all in the transaction: checks where this is the last migration, then its rows."""
-        if step is self.steps[-1]:
-            checks = [c for c in self.verb.policy.checks if c.when is CheckWhen.BEFORE_COMMIT]
-            try:
-                before_commit_checks(self.session, checks)
-            except StepFailed as failed:
-                details = {"migration": step.name, "file": step.run.script.path}
-                raise StepFailed(failed.failure.model_copy(update=details)) from None
+    def _part(self, run: Run, step: PlannedMigration, before: Callable[[], None]) -> Part:
+        piece = Piece.whole(step.name, step.run)
+        return Part(piece, lambda: self._record(run, step), before, lambda: self._check(step))
+
+    def _check(self, step: PlannedMigration) -> None:
+        """The checks before COMMIT, where this is the last migration. Raises StepFailed."""
+        if step is not self.steps[-1]:
+            return
+        checks = [c for c in self.verb.policy.checks if c.when is CheckWhen.BEFORE_COMMIT]
+        try:
+            before_commit_checks(self.session, checks)
+        except StepFailed as failed:
+            details = {"migration": step.name, "file": step.run.script.path}
+            raise StepFailed(failed.failure.model_copy(update=details)) from None
+
+    def _record(self, run: Run, step: PlannedMigration) -> None:
+        """Last of all in the transaction: its rows."""
         run.point("before_history")
         replaced = self._replaced()
         row_id = self.ctx.format.record_applied_in_transaction(self.session, step)
         self._applied(step, row_id, **replaced)
 
     def _applied(self, step: PlannedMigration, row_id: str, **replaced: Any) -> None:
-        journal.append(
+        journal.put(
             self.session,
             self.ctx.request,
             Event.APPLIED,
@@ -161,7 +170,7 @@ class _Applying:
     def _start(self, run: Run, step: PlannedMigration) -> Progress:
         """Prisma's row of a migration that starts, and ours, before anything of it runs."""
         run.point("before_start")
-        with self.session.conn.transaction():
+        with self.session.transaction():
             self._prepare()
             replaced = self._replaced()
             row_id = self.ctx.format.record_started(self.session, step)
@@ -182,7 +191,7 @@ class _Applying:
         """Record a file that failed for good; one of which nothing is left counts as rolled back."""
         self.left = left
         run.point("before_failed_row")
-        with self.session.conn.transaction():
+        with self.session.transaction():
             statement = left.failed.failure.statement
             self.ctx.format.record_failed(self.session, progress.row_id, _logs(left.failed), statement)
             if left.clean:
@@ -247,7 +256,7 @@ class _Applying:
     def _whole(self, step: PlannedMigration) -> bool:
         if self.verb.policy.transaction is TransactionMode.BATCH:
             return True
-        if step.run.mode is Mode.ALONE and not self.session.conn.closed:
+        if step.run.mode is Mode.ALONE and not self.session.line.closed:
             return not progress_of(self.own.entries, step, self.verb.verb).started and self.left is None
         return step.run.mode is Mode.WHOLE
 

@@ -62,7 +62,7 @@ def attempt(
         try:
             work.perform()
             outcome = work.outcome()
-            with session.conn.transaction():
+            with session.transaction():
                 journal.ensure(session)
                 ownership.write_stamp(session, ctx.request.environment)
                 head = journal.record_done(session, ctx.request, verb.verb, outcome)

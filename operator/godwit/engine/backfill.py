@@ -15,10 +15,12 @@ from godwit.engine import journal
 from godwit.engine.batch_key import key_refusal
 from godwit.engine.batched import Batched
 from godwit.engine.errors import StepFailed, fail
-from godwit.engine.execute import Part, Piece, Run, transactional
+from godwit.engine.execute import Part, transactional
 from godwit.engine.journal import Event
 from godwit.engine.model import PlannedMigration
 from godwit.engine.replicas import ReplicaLag
+from godwit.engine.run import Run
+from godwit.engine.script import Piece
 from godwit.engine.statementwise import Left, Progress, record
 from godwit.engine.undo import Undone
 
@@ -45,6 +47,7 @@ def run_backfill(
             raise
         raise settle(Left(failed, Undone(), (), unknown=False, partly=work.partly())) from failed
     run.guard.restore()
+    run.session.flush()
 
 
 class _Backfill:
@@ -138,7 +141,7 @@ class _Backfill:
         )
         row_id = self.row_id
 
-        def finish(_: int) -> None:
+        def done() -> None:
             nonlocal row_id
             detail = {"upTo": high, "end": self.end, "batches": self.batches + 1}
             if self.row_id:
@@ -147,7 +150,7 @@ class _Backfill:
                 row_id = record(self.run, self.planned, self.statement, Event.BATCH, **detail)
 
         standing = f"This batch was rolled back. {self.standing}"
-        transactional(self.run, [Part(piece, lambda: None, finish)], standing=standing)
+        transactional(self.run, [Part(piece, done)], standing=standing)
         self.row_id, self.upto, self.batches = row_id, high, self.batches + 1
         self.run.point("after_batch")
 

@@ -119,7 +119,7 @@ def _differences(what: str, found: Mapping[str, object], expected: Mapping[str, 
 
 def _count_rows(session: Session) -> dict[str, int]:
     counts = {}
-    with session.conn.transaction():
+    with session.transaction():
         session.execute("SET LOCAL row_security = off")
         for schema, name, *_ in session.execute(TABLES).fetchall():
             query = sql.SQL("SELECT count(*) FROM ONLY {}").format(sql.Identifier(schema, name))

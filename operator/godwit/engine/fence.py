@@ -130,7 +130,7 @@ class Fence:
             f"To open it: {_opening(self.session, self.database)} {_FORMER}{json.dumps(former)}"
         )
         try:
-            with self.session.conn.transaction():
+            with self.session.transaction():
                 self.session.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(name, sql.Literal(text)))
                 self.session.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(name))
         except psycopg.Error as error:
@@ -172,7 +172,7 @@ def lift(session: Session, database: str) -> bool:
             return False
         former = json.loads(row[1].partition(_FORMER)[2] or "null")
         name = sql.Identifier(database)
-        with session.conn.transaction():
+        with session.transaction():
             session.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
             session.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(name, sql.Literal(former)))
     except (psycopg.Error, ValueError) as error:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final, LiteralString
+from typing import Any, Final, LiteralString, Required, TypedDict, Unpack
 
 from psycopg import sql
 from psycopg.pq import TransactionStatus
@@ -21,6 +21,7 @@ from godwit.contract.outcome import Failure
 from godwit.contract.reasons import Reason
 from godwit.contract.request import StepRequest
 from godwit.engine.errors import StepFailed, fail
+from godwit.engine.message import Answer
 from godwit.engine.model import Declared, Script
 from godwit.engine.session import Session
 
@@ -73,6 +74,17 @@ class Entry:
     statement: int | None
     down: Script | None
     txid: int
+    detail: dict[str, Any]
+
+
+class Facts(TypedDict, total=False):
+    """What a row says beside its request and its event."""
+
+    verb: Required[str]
+    migration: str
+    checksum: str
+    statement: int | None
+    down: Script | None
     detail: dict[str, Any]
 
 
@@ -203,44 +215,39 @@ def ensure(session: Session) -> None:
 def atomic(session: Session) -> contextlib.AbstractContextManager[object]:
     """The open transaction, or one of its own for the block."""
     if session.conn.info.transaction_status is TransactionStatus.IDLE:
-        return session.conn.transaction()
+        return session.transaction()
     return contextlib.nullcontext()
 
 
-def append(
-    session: Session,
-    request: StepRequest,
-    event: Event,
-    *,
-    verb: str,
-    migration: str = "",
-    checksum: str = "",
-    statement: int | None = None,
-    down: Script | None = None,
-    detail: dict[str, Any] | None = None,
-) -> int:
+def append(session: Session, request: StepRequest, event: Event, **facts: Unpack[Facts]) -> int:
     """Add a row in the open transaction, or in one of its own. Returns its id."""
     with atomic(session):
-        session.execute("LOCK TABLE godwit.journal IN SHARE ROW EXCLUSIVE MODE")
-        row = session.execute(
-            _APPEND,
-            {
-                "object": str(request.object),
-                "operation": request.operation,
-                "spec_hash": request.spec_hash,
-                "step": request.step,
-                "attempt": request.attempt,
-                "verb": verb,
-                "event": event.value,
-                "migration": migration,
-                "checksum": checksum,
-                "statement": statement,
-                "down_path": down.path if down else None,
-                "down_sql": down.text if down else None,
-                "detail": Jsonb(detail or {}),
-            },
-        ).fetchone()
+        row = put(session, request, event, **facts).fetchone()
     return int(row[0]) if row else 0
+
+
+def put(session: Session, request: StepRequest, event: Event, **facts: Unpack[Facts]) -> Answer:
+    """Add a row in the open transaction; later. It is answered by its id."""
+    session.later("LOCK TABLE godwit.journal IN SHARE ROW EXCLUSIVE MODE")
+    down = facts.get("down")
+    return session.later(
+        _APPEND,
+        {
+            "object": str(request.object),
+            "operation": request.operation,
+            "spec_hash": request.spec_hash,
+            "step": request.step,
+            "attempt": request.attempt,
+            "verb": facts["verb"],
+            "event": event.value,
+            "migration": facts.get("migration", ""),
+            "checksum": facts.get("checksum", ""),
+            "statement": facts.get("statement"),
+            "down_path": down.path if down else None,
+            "down_sql": down.text if down else None,
+            "detail": Jsonb(facts.get("detail") or {}),
+        },
+    )
 
 
 def advance(session: Session, row_id: int, detail: dict[str, Any]) -> None:

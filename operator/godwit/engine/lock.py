@@ -27,7 +27,14 @@ SELECT l.pid, coalesce(a.application_name, ''), coalesce(a.usename::text, ''), a
  WHERE l.locktype = 'advisory' AND l.objsubid = 1
    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
    AND (l.classid::bigint << 32 | l.objid::bigint) = %(key)s
-   AND l.granted = %(granted)s AND (l.pid = pg_backend_pid()) = %(own)s"""
+   AND l.granted = %(granted)s AND l.pid <> pg_backend_pid()"""
+
+
+HOLDS: Final = """EXISTS (
+SELECT FROM pg_locks AS l
+ WHERE l.pid = pg_backend_pid() AND l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
+   AND l.database = %(database)s AND (l.classid::bigint << 32 | l.objid::bigint) = %(key)s)"""
+"""Whether the session still has the lock: a script may have given it back, a failover has."""
 
 
 @contextlib.contextmanager
@@ -61,7 +68,7 @@ def _try(session: Session, key: int) -> bool:
 
 
 def _held(ctx: StepContext, session: Session, key: int, waited: float) -> StepFailed:
-    holders = session.execute(_ON_KEY, {"key": key, "granted": True, "own": False}).fetchall()
+    holders = session.execute(_ON_KEY, {"key": key, "granted": True}).fetchall()
     texts = []
     for pid, name, user, since in holders:
         ours = _ATTEMPT.sub("", name) == _ATTEMPT.sub("", ctx.application_name)
@@ -80,13 +87,8 @@ def _held(ctx: StepContext, session: Session, key: int, waited: float) -> StepFa
 
 def waiters(session: Session, key: int) -> list[tuple[int, str, str]]:
     """Sessions that wait for the lock *key* inside the server: process id, application name, user."""
-    rows = session.execute(_ON_KEY, {"key": key, "granted": False, "own": False}).fetchall()
+    rows = session.execute(_ON_KEY, {"key": key, "granted": False}).fetchall()
     return [(pid, name, user) for pid, name, user, _ in rows]
-
-
-def holds_lock(session: Session, key: int) -> bool:
-    """Whether the session still has the lock *key*: a script may have given it back, a failover has."""
-    return session.execute(_ON_KEY, {"key": key, "granted": True, "own": True}).fetchone() is not None
 
 
 def check_fence(ctx: StepContext, session: Session) -> None:

@@ -190,7 +190,7 @@ class Facts(TypedDict):
 def facts(ctx: StepContext, session: Session, own: Own, total: int) -> Facts:
     """Where the database stands now; *own* is what was known before, for when it does not answer any more."""
     try:
-        if session.conn.closed or session.conn.broken:
+        if session.line.closed or session.line.broken:
             with ctx.session() as fresh:
                 return _facts(ctx, fresh, total)
         return _facts(ctx, session, total)

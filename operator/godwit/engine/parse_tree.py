@@ -10,6 +10,7 @@ from typing import Any, Final
 
 Node = dict[str, Any]
 
+_BRANCHES: Final = frozenset({dict, list})
 _PLAIN: Final = re.compile(r"[a-z_][a-z0-9_$]*")
 
 
@@ -66,12 +67,14 @@ def commands(node: Node) -> Iterator[Node]:
 
 
 def walk(value: Any) -> Iterator[tuple[str, Node]]:
-    """Every node below *value*, with its name."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if isinstance(inner, dict) and key[:1].isupper():
-                yield key, inner
-            yield from walk(inner)
-    elif isinstance(value, list):
-        for item in value:
-            yield from walk(item)
+    """Every node below *value*, with its name, in the order of the text."""
+    # Without recursion, whose generators would hand each node up through all that are above it.
+    ahead: list[tuple[str, Any]] = [("", value)]
+    while ahead:
+        name, item = ahead.pop()
+        if type(item) is dict:
+            if name[:1].isupper():
+                yield name, item
+            ahead += [pair for pair in reversed(item.items()) if type(pair[1]) in _BRANCHES]
+        elif type(item) is list:
+            ahead += [("", inner) for inner in reversed(item) if type(inner) in _BRANCHES]

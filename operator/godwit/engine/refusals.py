@@ -5,7 +5,7 @@ migrations are applied. What hides in a procedure's text is met when it runs, an
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 from godwit.engine.not_sql import COPY_ADVICE
@@ -37,6 +37,9 @@ _HARMLESS_ALTER: Final = {"AT_EnableRowSecurity", "AT_DisableRowSecurity"}
 SCHEMA: Final = "godwit"
 """The journal's schema."""
 
+_Nodes = Sequence[tuple[str, Node]]
+"""A statement's nodes, its own and all below, each with its name."""
+
 
 def refusal(tag: str, node: Node, tables: Collection[str] = ()) -> str:
     """Why no migration may run the statement with this parse node, or nothing.
@@ -45,7 +48,8 @@ def refusal(tag: str, node: Node, tables: Collection[str] = ()) -> str:
     """
     if tag in _TAGS:
         return _TAGS[tag]
-    return _of_database(tag, node) or _of_session(tag, node) or _of_history(tag, node, tables)
+    nodes = list(walk({tag: node}))
+    return _of_database(tag, node) or _of_session(tag, node, nodes) or _of_history(tag, node, nodes, tables)
 
 
 def _of_database(tag: str, node: Node) -> str:
@@ -68,7 +72,7 @@ def _options(node: Node) -> set[str]:
     return {item["DefElem"]["defname"] for item in node.get("options", ())}
 
 
-def _of_session(tag: str, node: Node) -> str:
+def _of_session(tag: str, node: Node, nodes: _Nodes) -> str:
     if tag == "DiscardStmt" and node["target"] == "DISCARD_ALL":
         return f"DISCARD ALL {_UNLOCKS}"
     if tag == "DoStmt":
@@ -77,13 +81,13 @@ def _of_session(tag: str, node: Node) -> str:
     elif tag in _DEFINING:
         return ""
     else:
-        names = (strings(call["funcname"])[-1] for name, call in walk(node) if name == "FuncCall")
+        names = (strings(call["funcname"])[-1] for name, call in nodes if name == "FuncCall")
         called = next((name for name in names if name in _CALLS), "")
     return f"{called} {_CALLS[called]}" if called else ""
 
 
-def _of_history(tag: str, node: Node, tables: Collection[str]) -> str:
-    for schema, name in _changed(tag, node):
+def _of_history(tag: str, node: Node, nodes: _Nodes, tables: Collection[str]) -> str:
+    for schema, name in _changed(tag, node, nodes):
         if schema == SCHEMA:
             return "the schema godwit is where the journal is kept, and no migration changes it"
         if name in tables:
@@ -94,9 +98,9 @@ def _of_history(tag: str, node: Node, tables: Collection[str]) -> str:
     return ""
 
 
-def _changed(tag: str, node: Node) -> Iterator[tuple[str, str]]:
+def _changed(tag: str, node: Node, nodes: _Nodes) -> Iterator[tuple[str, str]]:
     """Schema and name of each table, or schema alone, that the statement writes to, alters or drops."""
-    for name, inner in walk({tag: node}):
+    for name, inner in nodes:
         if name in _WRITING:
             yield _range(inner["relation"])
     match tag:

@@ -186,7 +186,7 @@ def resolved(history: History, resolutions: Sequence[Resolution]) -> History:
 def carry_out(ctx: StepContext, session: Session, resolutions: Sequence[Resolution], verb: str) -> None:
     """Change the history as *resolutions* say, all or nothing, and keep in the journal that it was done."""
     tool = _resolver(ctx)
-    with session.conn.transaction():
+    with session.transaction():
         tool.ensure_table(session)
         tool.lock_history(session)
         journal.ensure(session)
@@ -220,7 +220,7 @@ def carry_out(ctx: StepContext, session: Session, resolutions: Sequence[Resoluti
 def take_back(ctx: StepContext, session: Session, entries: Sequence[Entry], verb: str) -> None:
     """Undo what the journal's *entries* (Resolved) of this operation changed; they are due again then."""
     tool = _resolver(ctx)
-    with session.conn.transaction():
+    with session.transaction():
         tool.lock_history(session)
         for entry in reversed(entries):
             detail = entry.detail

@@ -283,7 +283,7 @@ def _carry_journal(job: _Job, live: Session, restored: Session, lost_rows: int) 
     """Take the whole journal along: what was done once is known for ever, this restore among it."""
     request = job.ctx.request
     stamp = ownership.stamp(live)
-    with restored.conn.transaction():
+    with restored.transaction():
         journal.ensure(restored)
         for table in ("journal", "settings"):
             swap.copy_table(live, restored, journal.SCHEMA, table)

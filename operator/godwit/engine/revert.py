@@ -16,13 +16,16 @@ from godwit.engine.backfill import run_backfill
 from godwit.engine.batch import BATCH_ROLLED_BACK, batch_findings
 from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed, fail
-from godwit.engine.execute import Part, Piece, Run, ScriptError, explain, send, start_run, transactional
+from godwit.engine.execute import Part, transactional
+from godwit.engine.explain import explain
 from godwit.engine.journal import Event
 from godwit.engine.loss import lost_by
 from godwit.engine.model import PlannedMigration
 from godwit.engine.operation import Own, check_base, facts, planned_again
 from godwit.engine.resolve import take_back
 from godwit.engine.rows import row_as_json
+from godwit.engine.run import Run, start_run
+from godwit.engine.script import Piece, ScriptError, send
 from godwit.engine.session import Session
 from godwit.engine.statements import parse
 from godwit.engine.statementwise import Left, Progress, in_transaction, progress_of, run_statements
@@ -160,7 +163,7 @@ class _Reverting:
                 self._begin(run, step)
                 self._prepare(step)
 
-            return Part(Piece.whole(step.name, step.run), before, lambda _: self._taken(run, step))
+            return Part(Piece.whole(step.name, step.run), lambda: self._taken(run, step), before)
 
         transactional(run, [part(step) for step in self.steps], standing=BATCH_ROLLED_BACK)
         for step in self.steps:
@@ -175,7 +178,7 @@ class _Reverting:
         if not steps:
             return
 
-        def others(_: int) -> None:
+        def others() -> None:
             for step in steps[1:]:
                 piece = Piece.whole(step.name, step.run)
                 try:
@@ -187,7 +190,7 @@ class _Reverting:
 
         first = steps[0]
         with contextlib.suppress(_Tried):
-            part = Part(Piece.whole(first.name, first.run), lambda: self._refuse_loss(first), others)
+            part = Part(Piece.whole(first.name, first.run), others, lambda: self._refuse_loss(first))
             transactional(run, [part], standing=_UNTOUCHED)
 
     def _refuse_loss(self, step: PlannedMigration) -> None:
@@ -207,7 +210,7 @@ class _Reverting:
         progress = progress_of(self.own.entries, step, self.verb.verb)
         if progress.started is None and in_transaction(self.session, step):
             piece = Piece.whole(step.name, step.run)
-            part = Part(piece, lambda: self._prepare(step), lambda _: self._taken(run, step))
+            part = Part(piece, lambda: self._taken(run, step), lambda: self._prepare(step))
             transactional(run, [part], standing=self._standing(step.name))
             return
         if progress.started is None:
@@ -215,7 +218,7 @@ class _Reverting:
         outside = run_backfill if step.run.batched else run_statements
         outside(run, step, progress, settle=lambda left: self._settle(step, left))
         run.point("before_commit")
-        with self.session.conn.transaction():
+        with self.session.transaction():
             self.ctx.format.lock_history(self.session)
             self._taken(run, step)
         run.point("after_commit")
@@ -242,7 +245,7 @@ class _Reverting:
         self._append(Event.REVERTED, step, rows=[row_as_json(row) for row in rows])
 
     def _append(self, event: Event, step: PlannedMigration, **detail: object) -> None:
-        journal.append(
+        journal.put(
             self.session,
             self.ctx.request,
             event,
@@ -254,7 +257,7 @@ class _Reverting:
 
     def _start(self, run: Run, step: PlannedMigration) -> Progress:
         run.point("before_start")
-        with self.session.conn.transaction():
+        with self.session.transaction():
             journal.ensure(self.session)
             ownership.write_stamp(self.session, self.ctx.request.environment)
             self._append(Event.STARTED, step)
@@ -265,7 +268,8 @@ class _Reverting:
     def _settle(self, step: PlannedMigration, left: Left) -> StepFailed:
         failure = left.failed.failure
         if left.clean:
-            self._append(Event.ABANDONED, step)
+            with self.session.transaction():
+                self._append(Event.ABANDONED, step)
             standing = f"{left.undone.told}{step.name} stays applied; nothing of its way back is left."
             return StepFailed(failure.model_copy(update={"standing": standing}))
         self.partial = step.name

@@ -5,8 +5,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 import psycopg
@@ -18,6 +18,7 @@ from godwit.contract.identity import DatabaseIdentity
 from godwit.contract.reasons import Reason
 from godwit.contract.request import Connection
 from godwit.engine.errors import StepFailed, fail, from_connect, from_postgres
+from godwit.engine.message import Answer, Message
 from godwit.engine.uri import Target
 
 LOCK_TIMEOUT_MS: Final = 2_000
@@ -49,9 +50,14 @@ SELECT pg_backend_pid(), pg_is_in_recovery(), current_setting('server_version_nu
 
 @dataclass
 class Session:
-    """An open connection in autocommit mode, and what is known about its other end."""
+    """An open connection in autocommit mode, and what is known about its other end.
 
-    conn: psycopg.Connection[TupleRow]
+    Each way to the server and back costs about as much as a small statement. `later` keeps a statement until
+    the next one that somebody waits for, or `flush`, and all of them go as one message.
+    """
+
+    line: psycopg.Connection[TupleRow]
+    """The connection itself, for other threads and for what must not wait; everybody else takes `conn`."""
     identity: DatabaseIdentity
     server_version: int
     """`server_version_num`, for example 160014."""
@@ -59,6 +65,13 @@ class Session:
     """The schema that search_path consists of, and where the history table is."""
     target: Target
     backend_pid: int
+    _message: Message | None = field(default=None, init=False, repr=False)
+
+    @property
+    def conn(self) -> psycopg.Connection[TupleRow]:
+        """The connection, after whatever still waited to be sent. Raises psycopg.Error of that."""
+        self.flush()
+        return self.line
 
     def execute(
         self, query: QueryNoTemplate, params: Sequence[Any] | Mapping[str, Any] | None = None
@@ -66,18 +79,54 @@ class Session:
         """Run one statement. Raises psycopg.Error."""
         return self.conn.execute(query, params)
 
+    def later(
+        self, query: QueryNoTemplate, params: Sequence[Any] | Mapping[str, Any] | None = None
+    ) -> Answer:
+        """Run one statement together with the next that is waited for; to ask for its rows is to wait.
+
+        What it raises comes out there, and then nothing of the message that follows it has run.
+        """
+        if self._message is None:
+            self._message = Message(self.line)
+        return self._message.add(query, params)
+
+    def flush(self) -> None:
+        """Send what waits, and wait for it. Raises psycopg.Error of the first statement that fails."""
+        message, self._message = self._message, None
+        if message is not None:
+            message.send()
+
+    def forget(self) -> None:
+        """Send nothing of what waits."""
+        self._message = None
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """As psycopg's, with everything of the block sent before its end, or nothing more where it fails."""
+        with self.conn.transaction():
+            try:
+                yield
+                self.flush()
+            except BaseException:
+                self.forget()
+                raise
+
+    def cancel(self) -> None:
+        """Cancel what runs now; from any thread. Raises psycopg.Error."""
+        self.line.cancel_safe(timeout=_CANCEL_TIMEOUT_S)
+
     def stop(self) -> None:
         """Cancel what runs; where a script catches that, break the connection a little later. Any thread.
 
         The server ends a session whose client has gone within `client_connection_check_interval`.
         """
         with contextlib.suppress(psycopg.Error):
-            self.conn.cancel_safe(timeout=_CANCEL_TIMEOUT_S)
+            self.cancel()
         if self._active():
             threading.Thread(target=self._break_off, name="godwit-break-off", daemon=True).start()
 
     def _active(self) -> bool:
-        return self.conn.info.transaction_status is TransactionStatus.ACTIVE
+        return self.line.info.transaction_status is TransactionStatus.ACTIVE
 
     def _break_off(self) -> None:
         """End the connection where the same query goes on; a later one is the step's own cleaning up."""
@@ -85,14 +134,14 @@ class Session:
         with contextlib.suppress(psycopg.Error, OSError):
             while self._active():
                 if time.monotonic() >= patience:
-                    with socket.socket(fileno=os.dup(self.conn.fileno())) as line:
+                    with socket.socket(fileno=os.dup(self.line.fileno())) as line:
                         line.shutdown(socket.SHUT_RDWR)
                     return
                 time.sleep(_LOOK_S)
 
     def close(self) -> None:
         """Close the connection; what was not committed is rolled back by the server."""
-        self.conn.close()
+        self.line.close()
 
     def __enter__(self) -> Self:
         """Open already; for `with`."""

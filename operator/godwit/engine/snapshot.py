@@ -127,7 +127,7 @@ def written_since(
     """
     found: dict[str, Written] = {}
     there = {f"{s}.{n}": (s, n, oid, filenode) for s, n, oid, filenode in session.execute(TABLES).fetchall()}
-    with session.conn.transaction():
+    with session.transaction():
         session.execute("SET LOCAL row_security = off")
         for key, (schema, name, oid, filenode) in there.items():
             if _own(session, history, schema, name):

@@ -16,23 +16,16 @@ from godwit.engine import journal
 from godwit.engine.batch import may_end
 from godwit.engine.blockers import named, old_transactions
 from godwit.engine.errors import STATEMENT_LIMIT, StepFailed, fail
-from godwit.engine.execute import (
-    Part,
-    Piece,
-    Run,
-    ScriptError,
-    explain,
-    rolled_back,
-    send,
-    set_limits,
-    transactional,
-)
+from godwit.engine.execute import Part, rolled_back, set_limits, transactional
+from godwit.engine.explain import explain
 from godwit.engine.journal import Entry, Event
 from godwit.engine.judge import State, Subject, Verdict, invalid_namesake, look, note, subject
 from godwit.engine.lock import waiters
 from godwit.engine.model import Mode, PlannedMigration, Statement
 from godwit.engine.patience import Patience
 from godwit.engine.redact import redact
+from godwit.engine.run import Run
+from godwit.engine.script import Piece, ScriptError, send
 from godwit.engine.session import Session
 from godwit.engine.undo import Undone, drop_invalid
 
@@ -163,6 +156,7 @@ def run_statements(
             raise settle(Left(failed, step.undone, _stands(planned, progress), unknown)) from failed
         progress.done.add(statement.index)
     run.guard.restore()
+    run.session.flush()
 
 
 def record(run: Run, planned: PlannedMigration, statement: Statement, event: Event, **detail: Any) -> int:
@@ -205,7 +199,7 @@ class _Step:
     def in_transaction(self) -> None:
         transactional(
             self.run,
-            [Part(self.piece, lambda: None, lambda _: self.applied())],
+            [Part(self.piece, self.applied)],
             standing=f"The statement was rolled back. {self.standing}",
             keep_settings=True,
         )
@@ -272,6 +266,7 @@ class _Step:
             set_limits(self.run, local=False, concurrent=True)
             send(self.run.session, self.piece.body)
             set_limits(self.run, local=False)
+            self.run.session.flush()
         except psycopg.Error as exc:
             raise ScriptError(exc, 0) from exc
 
@@ -283,7 +278,7 @@ class _Step:
         self.record(Event.STATEMENT, **detail)
 
     def done(self, **detail: Any) -> None:
-        with self.run.session.conn.transaction():
+        with self.run.session.transaction():
             self.applied(**detail)
         self.progress.sent.pop(self.statement.index, None)
 

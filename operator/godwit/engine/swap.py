@@ -111,7 +111,7 @@ def create_like(session: Session, facts: DatabaseFacts, name: str) -> None:
 def carry_properties(session: Session, facts: DatabaseFacts, name: str) -> list[str]:
     """Give *name* the grants, settings and comment of *facts*; returns what came out different."""
     database = sql.Identifier(name)
-    with session.conn.transaction():
+    with session.transaction():
         if facts.acl is not None:
             for role in ("", facts.owner):
                 session.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM {}").format(database, _grantee(role)))
@@ -156,7 +156,7 @@ def rename_both(session: Session, *, live: str, restored: str, old: str, comment
     Nobody may be connected to either. Raises psycopg.Error.
     """
     rename = sql.SQL("ALTER DATABASE {} RENAME TO {}")
-    with session.conn.transaction():
+    with session.transaction():
         session.execute(rename.format(sql.Identifier(live), sql.Identifier(old)))
         session.execute(rename.format(sql.Identifier(restored), sql.Identifier(live)))
         session.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(sql.Identifier(old)))

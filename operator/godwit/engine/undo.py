@@ -7,8 +7,9 @@ from typing import Final
 import psycopg
 
 from godwit.engine import journal
-from godwit.engine.execute import Run, rolled_back, set_limits
+from godwit.engine.execute import rolled_back, set_limits
 from godwit.engine.model import PlannedMigration, Statement
+from godwit.engine.run import Run
 
 _POLL_SECONDS: Final = 0.2
 _TOAST: Final = "pg_toast."
@@ -96,7 +97,7 @@ def _left(run: Run, oid: int, table: str) -> bool:
     deadline = time.monotonic() + run.policy.concurrent_budget_ms / 1000
     while True:
         try:
-            with run.session.conn.transaction():
+            with run.session.transaction():
                 run.session.conn.execute(f"LOCK TABLE {table} IN SHARE UPDATE EXCLUSIVE MODE NOWAIT".encode())
                 return run.session.execute(_NAMES, [oid]).fetchone() is not None
         except psycopg.errors.LockNotAvailable:

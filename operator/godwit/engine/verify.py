@@ -49,7 +49,7 @@ def verify_verb(ctx: StepContext, verb: VerifyInput) -> VerifyOutcome:
             raise failed.beside(outcome) from None
         ctx.point("verify.before_record")
         if journal.exists(session):
-            with session.conn.transaction():
+            with session.transaction():
                 journal.record_done(session, ctx.request, verb.verb, outcome)
                 ownership.release(session, ctx.request.operation)
         ctx.point("verify.after_record")

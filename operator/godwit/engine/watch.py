@@ -20,6 +20,7 @@ from godwit.engine.errors import StepFailed
 from godwit.engine.session import Session
 
 _POLL_SECONDS: Final = 0.05
+"""Between two looks, and from the start of a transaction to the first: what is through by then costs none."""
 _CATCHING_SECONDS: Final = 2.0
 """How long a script may go on that catches the cancel (`EXCEPTION WHEN query_canceled`)."""
 
@@ -46,7 +47,10 @@ class HoldWatch:
         self._ctx = ctx
         self._watched = session
         self._changed = threading.Condition()
-        self._armed = False
+        self._armed_at = 0.0
+        """By the monotonic clock; 0 while no transaction is watched."""
+        self._blocks = 0
+        """How many there were so far."""
         self._closed = False
         self._fired = ""
         self._waited_for: Sequence[Blocker] = ()
@@ -65,9 +69,10 @@ class HoldWatch:
     @contextlib.contextmanager
     def armed(self) -> Iterator[None]:
         """Count during the block, which holds one transaction."""
+        # The thread wakes by itself: to wake it would cost each migration more than the watch is worth to it.
         with self._changed:
-            self._armed, self._fired, self._waited_for = True, "", ()
-            self._changed.notify_all()
+            self._armed_at, self._fired, self._waited_for = time.monotonic(), "", ()
+            self._blocks += 1
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="godwit-hold-watch", daemon=True)
             self._thread.start()
@@ -76,8 +81,7 @@ class HoldWatch:
         finally:
             # The condition's lock is held while a cancel is sent: none comes after this line.
             with self._changed:
-                self._armed = False
-                self._changed.notify_all()
+                self._armed_at = 0.0
 
     def close(self) -> None:
         """End the watch and its session."""
@@ -89,25 +93,31 @@ class HoldWatch:
 
     def _work(self) -> None:
         session: Session | None = None
+        opened = False
         try:
-            with contextlib.suppress(StepFailed):
-                session = self._ctx.open(cancellable=False)
-            while self._wait_until_armed():
-                session = self._watch(session)
+            while not self._pause():
+                with self._changed:
+                    block, armed_at = self._blocks, self._armed_at
+                if not armed_at or time.monotonic() - armed_at < _POLL_SECONDS:
+                    continue
+                if not opened:
+                    with contextlib.suppress(StepFailed):
+                        session = self._ctx.open(cancellable=False)
+                    opened = True
+                session = self._watch(session, block, armed_at)
         finally:
             if session is not None:
                 session.close()
 
-    def _wait_until_armed(self) -> bool:
+    def _pause(self) -> bool:
+        """Wait a little; True: the watch has ended."""
         with self._changed:
-            self._changed.wait_for(lambda: self._armed or self._closed)
-            return not self._closed
+            return self._changed.wait_for(lambda: self._closed, _POLL_SECONDS)
 
-    def _watch(self, session: Session | None) -> Session | None:
-        """Look again and again until disarmed. Without a session the whole block counts as holding."""
-        free_at = time.monotonic()
+    def _watch(self, session: Session | None, block: int, free_at: float) -> Session | None:
+        """Look again and again until the block ends. Without a session the whole of it counts as holding."""
         told_at: float | None = None
-        while not self._pause():
+        while self._is_on(block):
             held = "locks that could not be looked at"
             if session is not None:
                 try:
@@ -119,19 +129,16 @@ class HoldWatch:
             if not held:
                 free_at = now
             with self._changed:
-                if not self._at_rest() and held and (now - free_at) * 1000 > self.limit_ms:
+                if self._is_on(block) and held and (now - free_at) * 1000 > self.limit_ms:
                     self._fired = held
                     told_at = told_at or now
                     self._cancel(session, for_good=now - told_at > _CATCHING_SECONDS)
+            if self._pause():
+                break
         return session
 
-    def _pause(self) -> bool:
-        """Wait a little; True: the block has ended. A migration that is through by then costs no look."""
-        with self._changed:
-            return self._changed.wait_for(self._at_rest, _POLL_SECONDS)
-
-    def _at_rest(self) -> bool:
-        return self._closed or not self._armed
+    def _is_on(self, block: int) -> bool:
+        return not self._closed and bool(self._armed_at) and self._blocks == block
 
     def _look(self, session: Session) -> str:
         history = list(self._ctx.format.TABLES)
@@ -145,7 +152,7 @@ class HoldWatch:
         """Cancel the statement; *for_good*: end its session, which gives the locks back all the same."""
         with contextlib.suppress(psycopg.Error):
             if session is None:
-                self._watched.conn.cancel_safe(timeout=5)
+                self._watched.cancel()
             elif for_good:
                 session.execute("SELECT pg_terminate_backend(%s)", [self._watched.backend_pid])
             else:

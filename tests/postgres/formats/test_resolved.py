@@ -1,16 +1,39 @@
 """`spec.resolve` and `spec.baseline` in the tables of other tools than Prisma."""
 
 import pytest
+from layouts import LAYOUTS
 
 from godwit.contract.policy import Resolve, ResolveAs
 from godwit.contract.reasons import Reason
 from godwit.contract.request import Format, RevertScope
 from godwit.engine.errors import StepFailed
-from godwit.engine.formats.registry import format_of
+from godwit.engine.formats.registry import format_of, resolver_of
 
 HALF = {
     Format.GOLANG_MIGRATE: "DO $$ BEGIN CREATE TABLE b (id int); COMMIT; PERFORM 1/0; END $$;",
 }
+
+
+RESOLVING = [name for name, layout in LAYOUTS.items() if resolver_of(format_of(layout.format)) is not None]
+
+
+@pytest.fixture(params=RESOLVING)
+def layout(request):
+    """Each tool in turn whose history can be told what became of a migration."""
+    return LAYOUTS[request.param]
+
+
+def test_all_but_atlas_can_be_told():
+    assert [name for name in LAYOUTS if name not in RESOLVING] == ["Atlas"]
+
+
+@pytest.mark.parametrize("layout", ["Atlas"], indirect=True)
+def test_it_is_refused_with_the_way_out_for(team):
+    name = team.add(1, "CREATE TABLE a (id int);", "DROP TABLE a;")
+    for policy in (team.policy(baseline=name), saying(team, ResolveAs.APPLIED, name)):
+        met = failure(lambda: team.planned(policy=policy))  # noqa: B023
+        assert met.reason is Reason.RESOLVE_REFUSED
+        assert "the tool's own commands" in met.message
 
 
 def saying(team, how, name, requested_at=""):

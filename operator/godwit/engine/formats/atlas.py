@@ -12,7 +12,6 @@ import hashlib
 import re
 from typing import Final, LiteralString
 
-from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from godwit import __version__
@@ -189,7 +188,7 @@ def _insert(session: Session, planned: PlannedMigration, *, applied: int) -> str
     return planned.name
 
 
-def _on(session: Session, statement: LiteralString) -> sql.Composed:
+def _on(session: Session, statement: LiteralString) -> bytes:
     """*statement* for the table where it is or, while there is none, where it is to be."""
     schema = common.home(session, TABLE)
     if not schema and session.execute("SELECT FROM pg_namespace WHERE nspname = %s", [TABLE]).rowcount:

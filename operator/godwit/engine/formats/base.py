@@ -64,7 +64,7 @@ class MigrationFormat(Protocol):
         """Make the schema and the history table where they are missing."""
 
     def lock_history(self, session: Session) -> None:
-        """Keep other writers off the history until the transaction ends, also those without the lock."""
+        """Keep other writers off the history until the transaction ends, also without the lock; later."""
 
     def record_started(self, session: Session, planned: PlannedMigration) -> str:
         """Add what the tool writes before it runs a migration outside a transaction. Returns the row's id."""
@@ -82,7 +82,7 @@ class MigrationFormat(Protocol):
         """Mark an unfinished row as rolled back: free to be tried again. *previous* as in `remove_row`."""
 
     def record_applied_in_transaction(self, session: Session, planned: PlannedMigration) -> str:
-        """Add the finished row of a migration inside its own transaction. Returns the row's id."""
+        """Add the finished row of a migration inside its own transaction; later. Returns the row's id."""
 
     def remove_row(self, session: Session, name: str, previous: str) -> int:
         """Delete the rows of a migration that was taken back, and say how many there were.

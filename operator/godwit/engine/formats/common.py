@@ -1,6 +1,7 @@
 """What the tools' histories have in common: tables that are there or not, rows that stand for themselves."""
 
 from datetime import UTC, datetime
+from functools import cache
 from typing import Final, LiteralString
 
 from psycopg import sql
@@ -74,14 +75,19 @@ def ensure_schema(session: Session) -> None:
         session.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(session.schema)))
 
 
-def on(table: str, session: Session, statement: LiteralString, *, schema: str = "") -> sql.Composed:
+def on(table: str, session: Session, statement: LiteralString, *, schema: str = "") -> bytes:
     """*statement* for `{table}` in the session's schema, or in *schema*.
 
     Qualified, because a script may have moved search_path.
     """
-    return sql.SQL(statement).format(table=sql.Identifier(schema or session.schema, table))
+    return _on(table, schema or session.schema, statement)
+
+
+@cache
+def _on(table: str, schema: str, statement: LiteralString) -> bytes:
+    return sql.SQL(statement).format(table=sql.Identifier(schema, table)).as_string(None).encode()
 
 
 def lock_table(session: Session, table: str) -> None:
-    """Keep other writers off *table* until the transaction ends."""
-    session.execute(on(table, session, "LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"))
+    """Keep other writers off *table* until the transaction ends; later."""
+    session.later(on(table, session, "LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"))

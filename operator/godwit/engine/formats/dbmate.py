@@ -68,7 +68,7 @@ def lock_history(session: Session) -> None:
 
 def record_finished(session: Session, row_id: str) -> None:
     """Add the version."""
-    session.execute(_on(session, "INSERT INTO {table} (version) VALUES (%s)"), [row_id])
+    session.later(_on(session, "INSERT INTO {table} (version) VALUES (%s)"), [row_id])
 
 
 def record_applied_in_transaction(session: Session, planned: PlannedMigration) -> str:

@@ -222,5 +222,5 @@ def _add(session: Session, name: str, path: str, checksum: str, *, success: bool
 
 
 def _row_id(session: Session, values: Mapping[str, Any]) -> str:
-    row = session.execute(_on(session, _INSERT), values).fetchone()
+    row = session.later(_on(session, _INSERT), values).fetchone()
     return str(row[0]) if row else ""

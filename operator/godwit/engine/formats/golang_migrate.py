@@ -142,10 +142,10 @@ def unmark(
 
 
 def _set(session: Session, version: str, *, dirty: bool) -> str:
-    session.execute(_on(session, "DELETE FROM {table}"))
+    session.later(_on(session, "DELETE FROM {table}"))
     if version:
         insert = "INSERT INTO {table} (version, dirty) VALUES (%s, %s)"
-        session.execute(_on(session, insert), [int(version), dirty])
+        session.later(_on(session, insert), [int(version), dirty])
     return version
 
 

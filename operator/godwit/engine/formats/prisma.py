@@ -161,7 +161,7 @@ def record_applied_in_transaction(session: Session, planned: PlannedMigration) -
     Returns the row's id. The row is the one that Prisma ends up with: one applied step, no logs.
     """
     row_id = str(uuid.uuid4())
-    session.execute(
+    session.later(
         _on(session, _APPLIED),
         {"id": row_id, "checksum": planned.checksum, "name": planned.name, "now": _now()},
     )
