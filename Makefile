@@ -23,6 +23,8 @@ endef
 CLUSTER := tests/cluster/node/cluster
 # Two test processes: more than the project's smallest machine has cores would only blur the tests' times.
 JOBS ?= 2
+# One more for the real Kubernetes: its tests wait for the kubelet for most of their time.
+CLUSTER_JOBS ?= 3
 # What the real Kubernetes is started from is built (the first time: for a quarter of an hour) while the tests run
 # that need none of it, as far as they leave the processors idle.
 AHEAD_LOG := build/cluster.log
@@ -50,7 +52,7 @@ test: $(VENV) ## Run every test, the real Kubernetes included (Linux, root, Node
 	trap 'kill -- -$$ahead 2>/dev/null || :' EXIT; \
 	$(PY) -m pytest -m "not cluster" -n $(JOBS) --dist loadfile $(ARGS); \
 	wait $$ahead || { cat $(AHEAD_LOG) >&2; exit 1; }; \
-	$(PY) -m pytest -m cluster -n $(JOBS) --dist worksteal --reruns 1 -rR $(ARGS)
+	$(PY) -m pytest -m cluster -n $(CLUSTER_JOBS) --dist worksteal --reruns 1 -rR $(ARGS)
 
 test-fast: $(VENV) ## Run the tests that need no cluster and little time (under 2 minutes)
 	$(PY) -m pytest -m "not cluster and not slow" -n $(JOBS) --dist loadfile $(ARGS)

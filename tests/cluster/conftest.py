@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -193,7 +193,11 @@ def in_company(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         return
     how = fcntl.LOCK_EX if request.node.get_closest_marker("alone") else fcntl.LOCK_SH
-    with held(request.getfixturevalue("together") / "company", how):
+    together = request.getfixturevalue("together")
+    with ExitStack() as stack:
+        # One after the other to the door: else those in company would keep out for ever who must be alone.
+        with held(together / "turn", fcntl.LOCK_EX):
+            stack.enter_context(held(together / "company", how))
         yield
 
 
