@@ -71,6 +71,7 @@ class Follower:
                     found = await self.stage.get("DatabaseMigration", NAME)
                     if found is not None and _current(found):
                         if settled(found):
+                            await self._look(done, steps)  # what ended since the last one
                             return found, time.monotonic() - started
                         stalled = condition(found, "Stalled").get("status") == "True"
                         if stalled and _plan_key(found) != old:

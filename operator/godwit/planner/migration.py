@@ -242,18 +242,22 @@ def _planned(
     told = replace(
         seen, migration=seen.migration.model_copy(update={"status": status.model_copy(update=update)})
     )
-    effects = (*_next_run(told, database, key), *progress.effects)
+    effects = (*_next_run(told, database, key), *_document(told), *progress.effects)
     return _decision(told, told.migration.status, _verdict(told), now, effects=effects, again_in=TIDY)
 
 
+def _document(seen: MigrationSeen) -> tuple[Effect, ...]:
+    """Keep the document of the plan in the status, which its step has printed."""
+    status, record = seen.migration.status, seen.migration.status.step("plan")
+    if status.plan is None or record is None or record.outcome is None:
+        return ()
+    return (SaveDocument(seen.migration.metadata.namespace, record.job, status.plan.document),)
+
+
 def _kept(seen: MigrationSeen) -> tuple[Effect, ...]:
-    """Keep the document of the plan in the status, then delete the Job that printed it."""
-    status, namespace = seen.migration.status, seen.migration.metadata.namespace
-    record = status.step("plan")
-    left = tidy(record, seen.plan, namespace)
-    if record is None or not left or status.plan is None or record.outcome is None:
-        return left
-    return (SaveDocument(namespace, record.job, status.plan.document), *left)
+    """Delete the Job of the plan's step, its document once more before: a crash may have come in between."""
+    left = tidy(seen.migration.status.step("plan"), seen.plan, seen.migration.metadata.namespace)
+    return (*_document(seen), *left) if left else ()
 
 
 def _next_run(seen: MigrationSeen, database: PostgresDatabase, key: str) -> tuple[Effect, ...]:

@@ -106,6 +106,8 @@ def test_a_migration_that_was_never_planned_is_planned_from_a_copy_of_its_source
 def test_what_was_planned_is_in_the_status_and_for_people_in_a_config_map():
     decision = answered(finished(CHECKED, found()))
     assert (decision.status.pending, decision.status.plan.ref.plan) == (2, "p" * 64)
+    made = [type(e) for e in decision.effects if isinstance(e, Create | SaveDocument | DeleteStep)]
+    assert made == [Create, SaveDocument]
     assert only(decision, Create).manifest["kind"] == "MigrationRun"
     assert stand(decision) == ("Unknown", "Pending", False)
     settled = decide(seen(dict(decision.status), plan=finished(CHECKED, found())), NOW)
