@@ -9,8 +9,13 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from godwit.cli.embedded import EmbeddedPostgres
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("godwit", deadline=None)
+settings.load_profile("godwit")
 
 TESTS = Path(__file__).parent
 
