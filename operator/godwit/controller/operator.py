@@ -20,8 +20,8 @@ log = structlog.get_logger("godwit.operator")
 
 CRD_RETRY = 2.0
 """Seconds between two looks for the CRDs."""
-CRD_LOOK = 10.0
-"""Seconds between two looks whether they are still there."""
+WATCH_LOOK = 1.0
+"""Seconds between two looks whether all watches go on."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ async def _serve(cluster: KubernetesCluster, options: Options, stop: asyncio.Eve
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(controller.run(stop))
-                group.create_task(_while_served(cluster, stop))
+                group.create_task(while_watched(stop))
                 await watching
                 if not stop.is_set():
                     failed.append("kopf stopped watching")
@@ -112,18 +112,24 @@ async def _until_served(cluster: KubernetesCluster) -> None:
         await asyncio.sleep(CRD_RETRY)
 
 
-async def _while_served(cluster: KubernetesCluster, stop: asyncio.Event) -> None:
-    """End when the CRDs are gone: kopf's watches have ended then, and do not begin again by themselves.
+async def while_watched(stop: asyncio.Event, *, look: float = WATCH_LOOK) -> None:
+    """End, and set *stop*, when a watch of kopf has ended: nothing would be heard of its kind any more.
 
-    The process that comes next waits for the CRDs. Raises RuntimeError.
+    kopf ends one whose resource is not served (404), be it for the moment between CRDs that are deleted and
+    their next ones, and begins none by itself. It has no hook for that, but names the tasks. The process that
+    comes next waits for the CRDs. Raises RuntimeError.
     """
-    while not stop.is_set():
+    watches: set[asyncio.Task[object]] = set()
+    while True:
+        watches |= {task for task in asyncio.all_tasks() if task.get_name().startswith("watcher for ")}
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), CRD_LOOK)
-        with contextlib.suppress(UnavailableError):
-            if not await cluster.serves_our_kinds():
-                stop.set()
-                raise RuntimeError("the CRDs are not installed any more")
+            await asyncio.wait_for(stop.wait(), look)
+        if stop.is_set():
+            return
+        ended = sorted(task.get_name() for task in watches if task.done())
+        if ended:
+            stop.set()
+            raise RuntimeError(f"no longer served: {', '.join(ended)}")
 
 
 def configure_logging() -> None:
