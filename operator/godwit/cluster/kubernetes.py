@@ -66,7 +66,11 @@ class KubernetesCluster:
         await self._rest.close()
 
     async def serves_our_kinds(self) -> bool:
-        """Whether the API server knows all five kinds: their CRDs are installed. Any login may ask.
+        """Whether the API server knows all five kinds: their CRDs are installed. As `served_kinds`."""
+        return await self.served_kinds() == set(KINDS)
+
+    async def served_kinds(self) -> set[str]:
+        """Those of the five kinds that the API server knows. Any login may ask.
 
         Raises UnavailableError when it does not say.
         """
@@ -74,9 +78,10 @@ class KubernetesCluster:
             found = await self._rest.call("GET", f"/apis/{API_VERSION}")
         except AnswerError as error:
             if error.status == 404:
-                return False
+                return set()
             raise _unreadable(error) from error
-        return {kind.PLURAL for kind in KINDS.values()} <= {r["name"] for r in found["resources"]}
+        names = {resource["name"] for resource in found["resources"]}
+        return {kind for kind, model in KINDS.items() if model.PLURAL in names}
 
     async def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
         """See Cluster.get."""

@@ -5,10 +5,12 @@ import contextlib
 import logging
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import structlog
 
+from godwit.api.kinds import KINDS
 from godwit.cluster.kubernetes import KubernetesCluster
 from godwit.cluster.lease import lead
 from godwit.cluster.port import UnavailableError
@@ -68,7 +70,7 @@ async def _serve(cluster: KubernetesCluster, options: Options, stop: asyncio.Eve
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(controller.run(stop))
-                group.create_task(while_watched(stop))
+                group.create_task(while_watched(stop, lambda: _none_or_all(cluster)))
                 await watching
                 if not stop.is_set():
                     failed.append("kopf stopped watching")
@@ -112,12 +114,15 @@ async def _until_served(cluster: KubernetesCluster) -> None:
         await asyncio.sleep(CRD_RETRY)
 
 
-async def while_watched(stop: asyncio.Event, *, look: float = WATCH_LOOK) -> None:
+async def while_watched(
+    stop: asyncio.Event, none_or_all: Callable[[], Awaitable[bool]], *, look: float = WATCH_LOOK
+) -> None:
     """End, and set *stop*, when a watch of kopf has ended: nothing would be heard of its kind any more.
 
     kopf ends one whose resource is not served (404), be it for the moment between CRDs that are deleted and
     their next ones, and begins none by itself. It has no hook for that, but names the tasks. The process that
-    comes next waits for the CRDs. Raises RuntimeError.
+    comes next waits for the CRDs. While some of the kinds are served and others are not, by *none_or_all*,
+    this one goes on: a run gives back what it holds, or the CRDs would never be gone. Raises RuntimeError.
     """
     watches: set[asyncio.Task[object]] = set()
     while True:
@@ -127,9 +132,18 @@ async def while_watched(stop: asyncio.Event, *, look: float = WATCH_LOOK) -> Non
         if stop.is_set():
             return
         ended = sorted(task.get_name() for task in watches if task.done())
-        if ended:
+        if ended and await none_or_all():
             stop.set()
             raise RuntimeError(f"no longer served: {', '.join(ended)}")
+
+
+async def _none_or_all(cluster: KubernetesCluster) -> bool:
+    """Whether the API server knows none of our kinds, or all of them; False when it does not say."""
+    try:
+        found = await cluster.served_kinds()
+    except UnavailableError:
+        return False
+    return not found or found == set(KINDS)
 
 
 def configure_logging() -> None:

@@ -19,9 +19,13 @@ def test_a_watch_that_is_refused_is_tried_again_without_end():
 
 
 async def test_a_watch_that_ends_ends_the_process_for_nothing_more_is_heard_of_its_kind():
-    stop, gone = asyncio.Event(), asyncio.Event()
+    stop, gone, answers = asyncio.Event(), asyncio.Event(), [False, False, True]
+
+    async def served() -> bool:  # two looks meet some of the kinds, the third one none, or all
+        return answers.pop(0)
+
     watch = asyncio.create_task(gone.wait(), name="watcher for databasemigrations.v1alpha1.godwit.dev@shop")
-    looking = asyncio.create_task(while_watched(stop, look=0.01))
+    looking = asyncio.create_task(while_watched(stop, served, look=0.01))
     await asyncio.sleep(0)  # it has seen the watch
 
     gone.set()
@@ -30,12 +34,17 @@ async def test_a_watch_that_ends_ends_the_process_for_nothing_more_is_heard_of_i
     with pytest.raises(RuntimeError, match="no longer served: watcher for databasemigrations"):
         await asyncio.wait_for(looking, 10)
     assert stop.is_set()
+    assert answers == []
 
 
 async def test_watches_that_end_because_the_process_is_told_to_are_no_failure():
     stop = asyncio.Event()
+
+    async def served() -> bool:
+        return True
+
     watch = asyncio.create_task(stop.wait(), name="watcher for jobs.v1.batch@shop")
-    looking = asyncio.create_task(while_watched(stop, look=0.01))
+    looking = asyncio.create_task(while_watched(stop, served, look=0.01))
     stop.set()
     await watch
     assert await asyncio.wait_for(looking, 10) is None
