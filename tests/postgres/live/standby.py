@@ -56,8 +56,11 @@ _IDLE = "SELECT NOT active FROM pg_replication_slots WHERE slot_name = '{slot}'"
 
 
 def caught_up(primary: EmbeddedPostgres, replica: EmbeddedPostgres) -> None:
-    """Wait until *replica* has replayed all that *primary* has written by now."""
-    position = primary.psql("SELECT pg_current_wal_lsn()")
+    """Wait until *replica* has replayed all that *primary* has committed by now.
+
+    The insert position: what was committed without waiting for its WAL is not written yet.
+    """
+    position = primary.psql("SELECT pg_current_wal_insert_lsn()")
     until(lambda: replica.psql(f"SELECT pg_last_wal_replay_lsn() >= '{position}'") == "t")
 
 
