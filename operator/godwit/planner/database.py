@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from godwit.api.backup import DatabaseBackup
-from godwit.api.common import FINALIZER, REQUESTED_AT
+from godwit.api.common import REQUESTED_AT
 from godwit.api.database import DeletionPolicy, PostgresDatabase, PostgresDatabaseStatus
 from godwit.api.restore import DatabaseRestore
 from godwit.contract.identity import DatabaseIdentity
@@ -17,11 +17,10 @@ from godwit.planner.decision import (
     Decision,
     Delete,
     Effect,
-    Hold,
     StepSeen,
     StepSpec,
 )
-from godwit.planner.holding import finalizer
+from godwit.planner.holding import given_back
 from godwit.planner.policy import connection_of, interval, version_text
 from godwit.planner.step import LEAVING, TIDY, Step, StepProgress, again, drive, job_name, tidy
 
@@ -205,15 +204,10 @@ def _orphaned(seen: DatabaseSeen) -> tuple[Effect, ...]:
 
     A run or restore takes the hold first and the finalizer then, and gives them back in that order.
     """
-    meta, active = seen.database.metadata, seen.database.status.active_operation
+    active = seen.database.status.active_operation
     if active is not None and seen.holder_exists:
         return ()
-    effects: list[Effect] = []
-    if active is not None:
-        effects.append(Hold(meta.namespace, meta.name, meta.resource_version, None))
-    if FINALIZER in meta.finalizers:
-        effects.append(finalizer(seen.database, present=False))
-    return tuple(effects)
+    return given_back(seen.database, active.uid if active is not None else "")
 
 
 def _decision(

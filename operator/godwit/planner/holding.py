@@ -1,4 +1,4 @@
-"""What a run or a restore holds while it works, taken and given back alike. Pure.
+"""What a run or a restore holds while it works, and how it is given back, by itself or for it. Pure.
 
 The hold on the database is taken first and the finalizers then; they are given back in the same order, the
 object's own finalizer last. Whoever finds a finalizer without a hold may take it off.
