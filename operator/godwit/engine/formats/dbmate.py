@@ -31,17 +31,21 @@ COLUMNS: Final = {"version": "character varying"}
 STRICT_ORDER: Final = False
 ADVISORY_KEY: Final = 7_235_409_112_034_018
 """Godwit's own: dbmate takes no lock, so this one is only between Godwit and itself."""
+# With the row's place in the history, as `sort_key` has it.
+_DELETE: Final = """
+DELETE FROM {table} AS t WHERE version = ANY (%s)
+RETURNING (SELECT count(*) FROM {table} AS older WHERE older.version || '_' < (t.version || '_') COLLATE "C"),
+          version"""
 
 _rows: Final = VersionRows(
     TABLE,
     insert="INSERT INTO {table} (version) VALUES (%s)",
-    delete="DELETE FROM {table} WHERE version = ANY (%s)",
+    delete=_DELETE,
     stored=str,
 )
 lock_history = _rows.lock_history
 record_finished = _rows.record_finished
 record_applied_in_transaction = _rows.record_applied_in_transaction
-remove_row = _rows.remove_row
 mark_applied = _rows.mark_applied
 unmark = _rows.unmark
 
@@ -60,10 +64,9 @@ def read_history(session: Session) -> History:
         unmanaged = common.other_tables(session, "")
         return History(session.schema, exists=False, unmanaged_tables=unmanaged)
     found = sorted((v for (v,) in session.execute(_on(session, "SELECT version FROM {table}"))), key=sort_key)
-    time = common.UNKNOWN_TIME
-    rows = (HistoryRow(v, v, "", time, finished_at=time, rank=rank) for rank, v in enumerate(found))
+    rows = tuple(_row(rank, version) for rank, version in enumerate(found))
     unmanaged = not found and common.other_tables(session, TABLE)
-    return History(session.schema, exists=True, rows=tuple(rows), unmanaged_tables=unmanaged)
+    return History(session.schema, exists=True, rows=rows, unmanaged_tables=unmanaged)
 
 
 def ensure_table(session: Session) -> None:
@@ -72,3 +75,13 @@ def ensure_table(session: Session) -> None:
         return
     common.ensure_schema(session)
     session.execute(_on(session, "CREATE TABLE {table} (version varchar PRIMARY KEY)"))
+
+
+def remove_row(session: Session, name: str, previous: str) -> tuple[HistoryRow, ...]:  # noqa: ARG001  the interface
+    """Delete the version, and give its row as it was."""
+    return tuple(_row(*row) for row in _rows.deleted(session, [name]))
+
+
+def _row(rank: int, version: str) -> HistoryRow:
+    time = common.UNKNOWN_TIME
+    return HistoryRow(version, version, "", time, finished_at=time, rank=rank)

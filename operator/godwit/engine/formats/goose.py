@@ -5,6 +5,7 @@ with several rows, as old releases wrote them, the newest counts. The command li
 can be told to take the one here.
 """
 
+from datetime import datetime
 from functools import partial
 from typing import Final
 
@@ -45,18 +46,20 @@ CREATE TABLE {table} (
     is_applied boolean NOT NULL,
     tstamp timestamp NOT NULL DEFAULT now()
 )"""
+_DELETE: Final = """
+DELETE FROM {table} WHERE version_id = ANY (%s)
+RETURNING version_id, id, tstamp AT TIME ZONE current_setting('TimeZone'), is_applied"""
 _INSERT: Final = "INSERT INTO {table} (version_id, is_applied) VALUES (%s, true)"
 
 _rows: Final = VersionRows(
     TABLE,
     insert=_INSERT,
-    delete="DELETE FROM {table} WHERE version_id = ANY (%s)",
+    delete=_DELETE,
     stored=int,
 )
 lock_history = _rows.lock_history
 record_finished = _rows.record_finished
 record_applied_in_transaction = _rows.record_applied_in_transaction
-remove_row = _rows.remove_row
 mark_applied = _rows.mark_applied
 unmark = _rows.unmark
 
@@ -70,11 +73,7 @@ def read_history(session: Session) -> History:
     """What the history table of the session's schema says. Writes nothing."""
     if not common.table_exists(session, TABLE):
         return History(session.schema, exists=False, unmanaged_tables=common.other_tables(session, TABLE))
-    rows = (
-        HistoryRow(str(version), str(version), "", at, finished_at=at, rank=key)
-        for version, key, at in session.execute(_on(session, _READ))
-    )
-    found = tuple(rows)
+    found = tuple(_row(*row) for row in session.execute(_on(session, _READ)))
     unmanaged = not found and common.other_tables(session, TABLE)
     return History(session.schema, exists=True, rows=found, unmanaged_tables=unmanaged)
 
@@ -86,3 +85,13 @@ def ensure_table(session: Session) -> None:
     common.ensure_schema(session)
     session.execute(_on(session, _CREATE))
     session.execute(_on(session, _INSERT), [0])
+
+
+def remove_row(session: Session, name: str, previous: str) -> tuple[HistoryRow, ...]:  # noqa: ARG001  the interface
+    """Delete the rows of the version, and give the newest as it was where it says that it is applied."""
+    *newest, applied = max(_rows.deleted(session, [name]), key=lambda row: row[1], default=(None, False))
+    return (_row(*newest),) if applied else ()
+
+
+def _row(version: int, key: int, at: datetime) -> HistoryRow:
+    return HistoryRow(str(version), str(version), "", at, finished_at=at, rank=key)

@@ -73,10 +73,6 @@ class VersionRows:
         self.record_finished(session, migration.name)
         return migration.name
 
-    def remove_row(self, session: Session, name: str, previous: str) -> int:  # noqa: ARG002  the interface
-        """Delete the rows of the version, and say how many there were."""
-        return self._delete(session, [name])
-
     def unmark(
         self,
         session: Session,
@@ -85,8 +81,9 @@ class VersionRows:
         before: Sequence[HistoryRow],  # noqa: ARG002  the interface
     ) -> None:
         """Delete the versions that `mark_applied` added."""
-        self._delete(session, made)
+        self.deleted(session, made)
 
-    def _delete(self, session: Session, names: Sequence[str]) -> int:
+    def deleted(self, session: Session, names: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Delete the rows of these versions. Returns what the statement says of each."""
         versions = [self.stored(name) for name in names]
-        return session.execute(common.on(self.table, session, self.delete), [versions]).rowcount
+        return session.execute(common.on(self.table, session, self.delete), [versions]).fetchall()
