@@ -6,9 +6,14 @@ where what it measures did not happen.
 
 import os
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
+from conformance.kubernetes import Node
+from scenarios.kubernetes import KubernetesStage, kubernetes_stage
+from scenarios.kubernetes_server import ServerPod
+from scenarios.stage import Store
 
 # `tests/cluster` is on the path: these are its conftest's.
 from conftest import node, server_on_node, together
@@ -52,3 +57,12 @@ def load() -> str:
 def spread() -> Callable[[Sequence[float]], Row]:
     """Minimum, median and maximum of some seconds."""
     return lambda seconds: (min(seconds), statistics.median(seconds), max(seconds))
+
+
+@pytest.fixture
+async def stage(
+    node: Node, server_on_node: ServerPod, database_on: Callable[..., Store], tmp_path: Path
+) -> AsyncIterator[KubernetesStage]:
+    """The operator from its image, installed by the chart; the limits are the chart's."""
+    async with kubernetes_stage(node, server_on_node, database_on(server_on_node), tmp_path) as made:
+        yield made

@@ -3,15 +3,14 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import pytest
 from conformance.kubernetes import Node
 from meter import Meter
-from scenarios.kubernetes import KubernetesStage, kubernetes_stage
+from scenarios.kubernetes import KubernetesStage
 from scenarios.kubernetes_server import ServerPod
 from scenarios.stage import LOCK, SAMPLE, Play, Store
 from timeline import Timeline, watched
@@ -19,15 +18,6 @@ from timeline import Timeline, watched
 from godwit.cluster.port import Manifest
 
 RUNS = 5
-
-
-@pytest.fixture
-async def stage(
-    node: Node, server_on_node: ServerPod, database_on: Callable[..., Store], tmp_path: Path
-) -> AsyncIterator[KubernetesStage]:
-    """The operator from its image, installed by the chart; the limits are the chart's."""
-    async with kubernetes_stage(node, server_on_node, database_on(server_on_node), tmp_path) as made:
-        yield made
 
 
 def sample() -> dict[str, str]:

@@ -6,16 +6,13 @@ nothing to do, and starts no step.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import pytest
 from conformance.kubernetes import Node, create
 from meter import Meter, Reading
-from scenarios.kubernetes import KubernetesStage, kubernetes_stage
-from scenarios.kubernetes_server import ServerPod
-from scenarios.stage import Play, Store, condition
+from scenarios.kubernetes import KubernetesStage
+from scenarios.stage import Play, condition
 
 from godwit.api.kinds import parse
 from godwit.cluster.port import Manifest
@@ -28,15 +25,6 @@ COPIES = 250
 KINDS = ("PostgresDatabase", "DatabaseMigration", "MigrationRun", "DatabaseBackup")
 MIGRATION = "20260101000000_make_a"
 SECONDS = 60
-
-
-@pytest.fixture
-async def stage(
-    node: Node, server_on_node: ServerPod, database_on: Callable[..., Store], tmp_path: Path
-) -> AsyncIterator[KubernetesStage]:
-    """The operator from its image, installed by the chart; the limits are the chart's."""
-    async with kubernetes_stage(node, server_on_node, database_on(server_on_node), tmp_path) as made:
-        yield made
 
 
 async def idle(meter: Meter) -> tuple[Reading, Reading]:

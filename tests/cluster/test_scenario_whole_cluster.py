@@ -17,6 +17,8 @@ from godwit.api.kinds import KINDS
 ONE, TWO = "20260101000000_one", "20260102000000_two"
 FILES = {ONE: ("CREATE TABLE a (id int PRIMARY KEY);", "DROP TABLE a;")}
 MORE = {**FILES, TWO: ("LOCK TABLE a;\nCREATE TABLE b (id int PRIMARY KEY);", "DROP TABLE b;")}
+UNHELD = ["crd/databasebackups.godwit.dev", "crd/databaserestores.godwit.dev"]
+"""No run holds an object of these kinds: their CRDs go at once."""
 CRDS = [f"{kind.PLURAL}.godwit.dev" for kind in KINDS.values()]
 
 
@@ -156,3 +158,27 @@ async def test_deleting_the_crds_during_a_run_lets_it_end_and_loses_nothing(
     assert await play.runs() == []
     assert stage.store.dump() == before
     assert await stage.backup_files() == files
+
+
+@pytest.mark.alone
+@pytest.mark.own_operator
+async def test_an_operator_that_starts_while_some_crds_are_gone_gives_back_what_the_others_wait_for(
+    stage: KubernetesStage, play: Play, node: Node
+) -> None:
+    """Its run ended while there was no operator; it waits for half a minute whether the rest is coming."""
+    await play.deployed(FILES)
+    async with AsyncExitStack() as lock:
+        await lock.enter_async_context(play.locked("a", "ROW EXCLUSIVE"))
+        await play.source("files", MORE)
+        await play.step_running("shop-2", "apply")
+        await stage.crash_operator()
+        async with without_crds(node):
+            await lock.aclose()
+            await asyncio.to_thread(node.kubectl, "wait", "--for=delete", *UNHELD, "--timeout=60s")
+            await stage.start_operator()
+    assert play.applied() == [ONE, TWO]
+
+    await play.database()
+    await play.migration()
+    await play.up_to_date()
+    assert await play.runs() == []

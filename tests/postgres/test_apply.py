@@ -6,18 +6,12 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
+from failing import failure_of
 
 from godwit.contract.policy import SqlCheck
 from godwit.contract.reasons import Reason
-from godwit.engine.errors import StepFailed
 
 USERS = "CREATE TABLE users (id int PRIMARY KEY, name text);"
-
-
-def failure_of(call):
-    with pytest.raises(StepFailed) as caught:
-        call()
-    return caught.value.failure, caught.value.outcome
 
 
 def test_each_migration_stands_with_its_history_row_its_journal_row_and_its_down(project):

@@ -2,11 +2,11 @@
 
 import psycopg
 import pytest
+from failing import failure_of
 
 from godwit.contract.policy import TransactionMode
 from godwit.contract.reasons import Reason
 from godwit.contract.request import ApplyInput
-from godwit.engine.errors import StepFailed
 
 USERS = """
 CREATE TABLE users (id int PRIMARY KEY, name text, mail text, token uuid UNIQUE,
@@ -14,12 +14,6 @@ CREATE TABLE users (id int PRIMARY KEY, name text, mail text, token uuid UNIQUE,
 INSERT INTO users SELECT n * 3, n FROM generate_series(1, 50) n;
 """
 BATCHED = "-- godwit: batched by id size 7\n"
-
-
-def failure_of(call):
-    with pytest.raises(StepFailed) as caught:
-        call()
-    return caught.value.failure, caught.value.outcome
 
 
 def prepared(project, sql, name="002_fill"):

@@ -3,19 +3,13 @@
 import time
 
 import pytest
+from failing import failure_of
 
 from godwit.contract.policy import SqlCheck, TransactionMode
 from godwit.contract.reasons import Reason
 from godwit.contract.request import RevertScope
-from godwit.engine.errors import StepFailed
 
 USERS = "CREATE TABLE users (id int PRIMARY KEY, name text);"
-
-
-def failure_of(call):
-    with pytest.raises(StepFailed) as caught:
-        call()
-    return caught.value.failure, caught.value.outcome
 
 
 def batch(project, **changes):

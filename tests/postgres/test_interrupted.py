@@ -4,6 +4,8 @@ import threading
 
 import psycopg
 import pytest
+from failing import failure_of
+from waiting import until_answered
 
 from godwit.contract.reasons import Reason
 from godwit.contract.request import ApplyInput
@@ -17,20 +19,6 @@ from godwit.engine.script import Piece
 
 USERS = "CREATE TABLE users (id int PRIMARY KEY, name text);"
 OURS = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'godwit apply%' AND "
-
-
-def failure_of(call):
-    with pytest.raises(StepFailed) as caught:
-        call()
-    return caught.value.failure, caught.value.outcome
-
-
-def wait_for(project, sql, value):
-    for _ in range(500):
-        if project.database.psql(sql) == value:
-            return
-        threading.Event().wait(0.02)
-    pytest.fail(f"never {value}: {sql}")
 
 
 def in_thread(call):
@@ -64,7 +52,7 @@ def test_a_step_that_is_told_to_end_gives_its_locks_back_at_once(project):
     verb = ApplyInput(plan=project.plan(), policy=project.policy(max_lock_hold_ms=60_000))
     verb = verb.model_copy(update={"plan": project.plan(policy=verb.policy)})
     result = in_thread(lambda: apply_verb(ctx, verb))
-    wait_for(project, OURS + "query LIKE 'ALTER TABLE%'", "1")
+    until_answered(project, OURS + "query LIKE 'ALTER TABLE%'", "1")
     ctx.cancelled.cancel(Reason.CONNECTION_LOST, "The step was told to end.")
     failed = result()
     assert (failed.failure.reason, failed.failure.message) == (

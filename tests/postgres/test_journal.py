@@ -1,13 +1,14 @@
 """The journal, the claim, the stamp and the migration lock on a real server."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from waiting import until
 
 from godwit.contract.environment import DATABASE_URI_VAR
 from godwit.contract.outcome import VerifyOutcome
@@ -222,18 +223,12 @@ def test_sessions_that_wait_inside_the_server_are_listed(database, ctx, session)
     with migration_lock(ctx, session), psycopg.connect(database.uri, autocommit=True) as prisma:
         waiting = threading.Thread(target=prisma.execute, args=("SELECT pg_advisory_lock(72707369)",))
         waiting.start()
-        wait_for(lambda: waiters(session, ADVISORY_KEY) == [(prisma.info.backend_pid, "", "postgres")])
+        waits = [(prisma.info.backend_pid, "", "postgres")]
+        until(lambda: waiters(session, ADVISORY_KEY) == waits, "who waits is named")
         session.execute("SELECT pg_advisory_unlock(72707369)")
         waiting.join(timeout=10)
         assert not waiting.is_alive()
         prisma.execute("SELECT pg_advisory_unlock_all()")
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = datetime.now(UTC) + timedelta(seconds=seconds)
-    while not condition():
-        assert datetime.now(UTC) < deadline
-        threading.Event().wait(0.02)
 
 
 @pytest.mark.parametrize(

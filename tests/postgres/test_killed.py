@@ -4,6 +4,7 @@ import threading
 
 import psycopg
 import pytest
+from waiting import until_answered
 
 from godwit.contract.outcome import ApplyOutcome, RevertOutcome
 from godwit.contract.reasons import Reason
@@ -15,14 +16,6 @@ INSERT INTO users SELECT g, g FROM generate_series(1, 50) g;
 """
 EVENTS = "SELECT event FROM godwit.journal WHERE operation = 'u2' ORDER BY id"
 INVALID = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
-
-
-def wait_for(project, sql, value):
-    for _ in range(500):
-        if project.database.psql(sql) == value:
-            return
-        threading.Event().wait(0.02)
-    pytest.fail(f"never {value}: {sql}")
 
 
 def kill_everywhere(project, verb, operation, points):
@@ -100,7 +93,7 @@ def test_killed_while_an_index_is_built_the_invalid_one_is_dropped_and_built_aga
         old.execute("UPDATE users SET name = name WHERE id = 1")
         step = threading.Thread(target=project.step, args=(verb, "u2"))
         step.start()
-        wait_for(project, INVALID, "1")
+        until_answered(project, INVALID, "1")
         project.database.psql(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE application_name LIKE 'godwit apply%'"

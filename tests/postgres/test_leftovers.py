@@ -9,12 +9,12 @@ from contextlib import contextmanager
 
 import psycopg
 import pytest
+from failing import failure_of
 from waiting import until
 
 from godwit.contract.outcome import ApplyOutcome
 from godwit.contract.reasons import Reason
 from godwit.contract.request import ApplyInput
-from godwit.engine.errors import StepFailed
 
 USERS = """
 CREATE TABLE users (id int PRIMARY KEY, name text);
@@ -49,12 +49,6 @@ def begun(project, setup, sql):
     project.write("001_setup", setup)
     project.deploy()
     project.write("002_step", sql)
-
-
-def failure_of(call):
-    with pytest.raises(StepFailed) as caught:
-        call()
-    return caught.value.failure, caught.value.outcome
 
 
 def cut_off(project, sql):

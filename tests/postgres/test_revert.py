@@ -1,20 +1,14 @@
 """Going down, and taking back after a failure: what loses nothing, and what stops."""
 
 import pytest
+from failing import failure_of
 
 from godwit.contract.policy import Environment
 from godwit.contract.reasons import Reason
 from godwit.contract.request import RevertScope
-from godwit.engine.errors import StepFailed
 
 USERS = "CREATE TABLE users (id int PRIMARY KEY, name text);"
 PLAN, OPERATION = RevertScope.PLAN, RevertScope.OPERATION
-
-
-def failure_of(call):
-    with pytest.raises(StepFailed) as caught:
-        call()
-    return caught.value.failure, caught.value.outcome
 
 
 @pytest.fixture

@@ -4,22 +4,17 @@ import threading
 
 import psycopg
 import pytest
+from failing import failure_of
+from waiting import until_answered
 
 from godwit.contract.policy import Environment
 from godwit.contract.reasons import Reason
-from godwit.engine.errors import StepFailed
 
 USERS = """
 CREATE TABLE users (id int PRIMARY KEY, name text);
 INSERT INTO users SELECT g, g FROM generate_series(1, 50) g;
 """
 INVALID = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
-
-
-def failure_of(call):
-    with pytest.raises(StepFailed) as caught:
-        call()
-    return caught.value.failure, caught.value.outcome
 
 
 def test_a_lone_concurrent_index_shows_prismas_started_and_finished_row(project):
@@ -196,7 +191,7 @@ def test_waiters_of_our_own_role_on_the_migration_lock_are_cancelled_before_conc
     def start_waiting(name):
         if name == "apply.after_start":
             waiting.start()
-            wait_for(
+            until_answered(
                 project, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted", "1"
             )
 
@@ -218,7 +213,7 @@ def test_waiters_of_another_role_stop_it_and_are_named(project, role):
         def start_waiting(name):
             if name == "apply.after_start":
                 waiting.start()
-                wait_for(
+                until_answered(
                     project, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted", "1"
                 )
 
@@ -229,14 +224,6 @@ def test_waiters_of_another_role_stop_it_and_are_named(project, role):
         assert f"process {prisma.info.backend_pid} (" in failure.message
         assert user in failure.message
         assert (outcome.partial, project.rows()) == ("", ["001_users", "002_index~"])
-
-
-def wait_for(project, sql, value):
-    for _ in range(500):
-        if project.database.psql(sql) == value:
-            return
-        threading.Event().wait(0.02)
-    pytest.fail(f"never {value}: {sql}")
 
 
 def test_production_wants_the_mark_in_a_file_that_could_be_left_half_done(project):

@@ -5,6 +5,7 @@ database wing, and the help costs no import of either.
 """
 # ruff: noqa: PLC0415
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -22,8 +23,19 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def _object_name(value: str | None) -> str | None:
+    """*value*, as an object or a namespace may be called: an empty variable of a script names none."""
+    if value is None or re.fullmatch(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?", value):
+        return value
+    raise typer.BadParameter(f"{value!r} is no name: lower case letters, digits, '-' and '.'")
+
+
 Namespace = Annotated[
-    str | None, typer.Option("--namespace", "-n", help="Default: that of the kubeconfig's context.")
+    str | None,
+    typer.Option(
+        "--namespace", "-n", callback=_object_name, help="Default: that of the kubeconfig's context."
+    ),
 ]
 Kubeconfig = Annotated[
     str | None,
@@ -65,7 +77,7 @@ def demo(
 
 @app.command()
 def plan(
-    name: Annotated[str, typer.Argument(help="The DatabaseMigration.")],
+    name: Annotated[str, typer.Argument(callback=_object_name, help="The DatabaseMigration.")],
     namespace: Namespace = None,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
@@ -75,7 +87,7 @@ def plan(
     Its pending migrations, findings, ways back and SQL, as they were planned last.
 
     Exit status: 0 printed; 1 not planned yet, or it could not be; 2 no such DatabaseMigration; 3 the cluster
-    does not answer or refuses to be read.
+    does not answer, refuses to be read, or has no CRDs of Godwit.
     """
     from godwit.cli.plan import document_of, render
     from godwit.cli.reading import migration_with_plan
@@ -96,7 +108,9 @@ def plan(
 
 @app.command()
 def status(
-    name: Annotated[str | None, typer.Argument(help="The DatabaseMigration. Default: all.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(callback=_object_name, help="The DatabaseMigration. Default: all.")
+    ] = None,
     namespace: Namespace = None,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
@@ -104,7 +118,8 @@ def status(
     """Print how DatabaseMigrations stand, and how far the runs under way are.
 
     Exit status: 0 all are Ready; 1 one is not (planning, waiting, running, suspended); 2 one is Stalled, or
-    there is none; 3 the cluster does not answer or refuses to be read. (2 is also a wrong command line.)
+    there is none; 3 the cluster does not answer, refuses to be read, or has no CRDs of Godwit. (2 is also a
+    wrong command line.)
     """
     from datetime import UTC, datetime
 
@@ -128,9 +143,15 @@ def status(
 @app.command()
 def pack(
     folder: Annotated[Path, typer.Argument(help="A migration folder.")],
-    name: Annotated[str, typer.Option(help="Name of the ConfigMap; further ones are NAME-2, NAME-3, ...")],
+    name: Annotated[
+        str,
+        typer.Option(
+            callback=_object_name, help="Name of the ConfigMap; further ones are NAME-2, NAME-3, ..."
+        ),
+    ],
     namespace: Annotated[
-        str | None, typer.Option("--namespace", "-n", help="Written into the manifests.")
+        str | None,
+        typer.Option("--namespace", "-n", callback=_object_name, help="Written into the manifests."),
     ] = None,
     layout: Annotated[
         str, typer.Option("--format", help="The folder's format, as in the API; Auto looks which one it is.")
@@ -152,7 +173,7 @@ def pack(
         made = manifests(folder, name, namespace, Format(layout))
     except StepFailed as failed:
         failure = failed.failure
-        _fail(" ".join(filter(None, (failure.message, failure.hint))), 1)
+        _fail(f"{folder}: " + " ".join(filter(None, (failure.message, failure.hint))), 1)
     typer.echo(as_yaml(made), nl=False)
 
 

@@ -38,6 +38,8 @@ def migrations_with_runs(place: Place, name: str | None) -> tuple[str, list[Mani
             with contextlib.suppress(UnavailableError):
                 if active and (run := await cluster.get("MigrationRun", namespace, active)):
                     runs[active] = run
+        if not found:
+            await _known(cluster)
         return found, runs
 
     namespace, (found, runs) = _read(place, read)
@@ -49,12 +51,22 @@ def migration_with_plan(place: Place, name: str) -> tuple[str, Manifest | None, 
 
     async def read(cluster: KubernetesCluster, namespace: str) -> tuple[Manifest | None, Manifest | None]:
         found = await cluster.get(_KIND, namespace, name)
+        if found is None:
+            await _known(cluster)
         plan = (found or {}).get("status", {}).get("plan") or {}
         document = plan.get("document")
         return found, await cluster.get("ConfigMap", namespace, document) if document else None
 
     namespace, (found, document) = _read(place, read)
     return namespace, found, document
+
+
+async def _known(cluster: KubernetesCluster) -> None:
+    """For when there is nothing to read. Raises UnavailableError where the cluster does not know the kind."""
+    if _KIND not in await cluster.served_kinds():
+        raise UnavailableError(
+            "This cluster has no DatabaseMigrations: Godwit's CRDs are not installed in it."
+        )
 
 
 def _read(place: Place, read: Callable[[KubernetesCluster, str], Awaitable[T]]) -> tuple[str, T]:

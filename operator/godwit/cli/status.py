@@ -22,7 +22,7 @@ class Exit(IntEnum):
     STALLED = 2
     """Stalled until somebody acts; or there is no such DatabaseMigration."""
     UNKNOWN = 3
-    """The cluster does not answer, or refuses to be read."""
+    """The cluster does not answer, refuses to be read, or has no CRDs of Godwit."""
 
 
 def verdict(migration: Manifest) -> Exit:

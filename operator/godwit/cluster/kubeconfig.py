@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
-from kubernetes.aio.config import ConfigException, list_kube_config_contexts, load_kube_config
+from kubernetes.aio.config import list_kube_config_contexts, load_kube_config
 
 from godwit.cluster.kubernetes import KubernetesCluster
 from godwit.cluster.port import UnavailableError
-from godwit.cluster.rest import Rest
+from godwit.cluster.rest import Rest, logging_in
 
 
 class Login(NamedTuple):
@@ -35,10 +34,8 @@ async def log_in(
     is no such file or context, or the credentials are of no use.
     """
     files = kubeconfig or environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
-    if not _exist(files):
-        raise UnavailableError(f"No login to a cluster: there is no kubeconfig {files}.")
     configuration = Configuration()
-    try:
+    with logging_in(files):
         contexts, current = list_kube_config_contexts(files)
         chosen = next((c for c in contexts if c["name"] == context), None) if context else current
         if chosen is None:
@@ -46,13 +43,5 @@ async def log_in(
         await load_kube_config(
             files, context=chosen["name"], client_configuration=configuration, persist_config=False
         )
-    except (ConfigException, OSError, TypeError, KeyError, ValueError) as error:
-        raise UnavailableError(f"No login to a cluster by {files}: {error}") from None
-    client = ApiClient(configuration)
-    client.user_agent = "godwit"
-    return Login(KubernetesCluster(Rest(client)), chosen["context"].get("namespace") or "default")
-
-
-def _exist(files: str) -> bool:
-    """Whether any of the files is there."""
-    return any(Path(file).expanduser().is_file() for file in files.split(os.pathsep) if file)
+        cluster = KubernetesCluster(Rest.of(configuration))
+    return Login(cluster, chosen["context"].get("namespace") or "default")

@@ -65,10 +65,6 @@ class KubernetesCluster:
         """Close the connections."""
         await self._rest.close()
 
-    async def serves_our_kinds(self) -> bool:
-        """Whether the API server knows all five kinds: their CRDs are installed. As `served_kinds`."""
-        return await self.served_kinds() == set(KINDS)
-
     async def served_kinds(self) -> set[str]:
         """Those of the five kinds that the API server knows. Any login may ask.
 

@@ -1,10 +1,16 @@
 """Requests to the API server, and the one place where foreign errors become our own."""
 
+import contextlib
 import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import aiohttp
+import yaml
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
@@ -48,6 +54,23 @@ class AnswerError(Exception):
         self.causes = {c.get("reason") for c in (body.get("details") or {}).get("causes") or ()}
 
 
+@contextlib.contextmanager
+def logging_in(files: str) -> Iterator[None]:
+    """For loading a login from a kubeconfig, of whatever content. Raises UnavailableError.
+
+    Only what a file's place or a certificate have wrong is quoted: a parser's text shows what it read.
+    """
+    if files and not any(Path(file).expanduser().is_file() for file in files.split(os.pathsep) if file):
+        raise UnavailableError(f"No login to a cluster: there is no kubeconfig {files}.")
+    try:
+        yield
+    except (ConfigException, OSError) as error:
+        raise UnavailableError(f"No login to a cluster by {files or 'the account'}: {error}") from None
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
+        what = type(error).__name__
+        raise UnavailableError(f"No login to a cluster: {files} is no kubeconfig ({what}).") from None
+
+
 def path_of(kind: str, namespace: str, name: str = "", sub: str = "") -> str:
     """Path of an object, a collection (no *name*) or a subresource. Raises KeyError for another kind."""
     root, plural = _PLACES[kind]
@@ -75,19 +98,31 @@ class Rest:
         read again as it is renewed. Raises UnavailableError where neither is to be had.
         """
         configuration = Configuration()
-        try:
-            if kubeconfig is None:
+        if kubeconfig is None:
+            try:
                 load_incluster_config(client_configuration=configuration)
-            else:
+            except ConfigException as error:
+                text = f"No login to a cluster: no kubeconfig is named, and this is no pod ({error})"
+                raise UnavailableError(text) from None
+        with logging_in(kubeconfig or ""):
+            if kubeconfig is not None:
                 await load_kube_config(kubeconfig, client_configuration=configuration, persist_config=False)
-        except (ConfigException, OSError) as error:
-            raise UnavailableError(f"No login to a cluster: {error}") from None
-        # Python 3.13 refuses authorities that leave out what RFC 5280 asks for, as many clusters' own do (no
-        # key usage, no key identifier). The chain and the host name are verified all the same.
-        configuration.disable_strict_ssl_verification = True
+            # Python 3.13 refuses authorities that leave out what RFC 5280 asks for, as many clusters' own do
+            # (no key usage, no key identifier). The chain and the host name are verified all the same.
+            configuration.disable_strict_ssl_verification = True
+            return Rest.of(configuration)
+
+    @staticmethod
+    def of(configuration: Configuration) -> "Rest":
+        """A client with that login. Raises OSError where its certificates are none."""
         client = ApiClient(configuration)
         client.user_agent = "godwit"
         return Rest(client)
+
+    @property
+    def _host(self) -> str:
+        """Its address, without what a person may have put before the @."""
+        return re.sub(r"//[^/@]*@", "//", str(self._client.configuration.host))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -108,7 +143,10 @@ class Rest:
         or failing, or does not let us in: then the same request may be sent again later.
         """
         content = await self._send(method, path, body, query, content_type)
-        found: Manifest = json.loads(content)
+        try:
+            found: Manifest = json.loads(content)
+        except ValueError:
+            raise UnavailableError(f"What answers at {self._host} is no API server.") from None
         return found
 
     async def text(self, path: str, query: dict[str, str]) -> str:
@@ -137,7 +175,8 @@ class Rest:
             content: bytes = await answer.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             # Only the kind: the text of some of these holds addresses that change from try to try.
-            raise UnavailableError(f"The API server does not answer ({type(error).__name__}).") from error
+            text = f"The API server at {self._host} does not answer ({type(error).__name__})."
+            raise UnavailableError(text) from error
         if answer.status >= 400:
             raise _error(answer.status, content)
         return content

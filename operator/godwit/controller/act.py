@@ -5,6 +5,7 @@ import gzip
 from typing import Any, assert_never
 
 from godwit.api.common import SPEC_HASH, Resource
+from godwit.api.database import PostgresDatabase
 from godwit.cluster.port import OPERATION_MANAGER, Cluster, Manifest, RefusedError
 from godwit.contract.outcome import Failure
 from godwit.contract.reasons import Reason
@@ -87,7 +88,7 @@ class Actor:
             raise NotDoneError(Failure(reason=Reason.NAME_TAKEN, message=text))
 
     async def _hold(self, hold: Hold) -> None:
-        observed = await self._cluster.get("PostgresDatabase", hold.namespace, hold.database)
+        observed = await self._cluster.get(PostgresDatabase.KIND, hold.namespace, hold.database)
         if observed is None:
             return
         observed["metadata"]["resourceVersion"] = hold.resource_version

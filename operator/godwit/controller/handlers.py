@@ -1,8 +1,7 @@
 """kopf watches, and nothing more: its event handlers tell the controller who changed.
 
 No kopf daemons, timers, change or delete handlers: those work on edges, write progress into annotations and
-manage
-finalizers of their own. Ours are level-based, and the finalizers are the planners'.
+manage finalizers of their own. Ours are level-based, and the finalizers are the planners'.
 """
 
 import asyncio
@@ -20,6 +19,7 @@ from godwit.api.kinds import KINDS
 from godwit.cluster.jobs import OWNER_ANNOTATION, STEP_SELECTOR
 from godwit.cluster.observation import step_ended
 from godwit.controller.loop import Controller
+from godwit.controller.references import CONFIG_MAP
 
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
@@ -51,10 +51,10 @@ def registry_of(controller: Controller, kubeconfig: str | None) -> kopf.Operator
             controller.step_changed(kind, meta["namespace"], name, ended=news)
 
     async def config_map(event: kopf.RawEvent, **_: Any) -> None:
-        manifest = {**_plain(event), "kind": "ConfigMap"}
+        manifest = {**_plain(event), "kind": CONFIG_MAP}
         meta = manifest["metadata"]
         if event["type"] == "DELETED":
-            controller.gone("ConfigMap", meta["namespace"], meta["name"])
+            controller.gone(CONFIG_MAP, meta["namespace"], meta["name"])
         else:
             controller.changed(manifest)
 

@@ -9,7 +9,9 @@ from typing import Any
 import structlog
 
 from godwit.api.common import Resource, Status
+from godwit.api.database import PostgresDatabase
 from godwit.api.kinds import KINDS, parse
+from godwit.api.migration import DatabaseMigration
 from godwit.cluster.port import (
     STATUS_MANAGER,
     Cluster,
@@ -24,7 +26,7 @@ from godwit.controller.act import Actor, NotDoneError
 from godwit.controller.metrics import Metrics
 from godwit.controller.observe import Observer, Seen
 from godwit.controller.queue import Key, WorkQueue
-from godwit.controller.references import References
+from godwit.controller.references import CONFIG_MAP, References
 from godwit.controller.slots import NoSlotError, Slots
 from godwit.planner import backup, database, migration, restore, run
 from godwit.planner.conditions import Verdict, conditions
@@ -94,9 +96,9 @@ class Controller:
             if not news.for_others:
                 return
         # Whoever waits for an end looks at once; whoever only tells of others lets those go first who work.
-        ended = key.kind == "ConfigMap" or bool(manifest.get("status", {}).get("outcome"))
+        ended = key.kind == CONFIG_MAP or bool(manifest.get("status", {}).get("outcome"))
         for concerned in self._references.concerned(key):
-            tells = concerned.kind in {"DatabaseMigration", "PostgresDatabase"}
+            tells = concerned.kind in {DatabaseMigration.KIND, PostgresDatabase.KIND}
             self._wake(concerned, after=LATER if tells and not ended else 0.0)
 
     def gone(self, kind: str, namespace: str, name: str) -> None:

@@ -22,6 +22,8 @@ log = structlog.get_logger("godwit.operator")
 
 CRD_RETRY = 2.0
 """Seconds between two looks for the CRDs."""
+CRD_LOOKS = 15
+"""So many looks in a row must find the same part of the CRDs: an install brings all of them at once."""
 WATCH_LOOK = 1.0
 """Seconds between two looks whether all watches go on."""
 
@@ -63,14 +65,14 @@ async def _serve(cluster: KubernetesCluster, options: Options, stop: asyncio.Eve
 
     async def work() -> None:
         log.info("lease taken", lease=options.lease_name, namespace=options.lease_namespace)
-        await _until_served(cluster)
+        whole = await until_served(cluster.served_kinds)
         watching = handlers.watch(
             controller, kubeconfig=options.kubeconfig, namespaces=options.namespaces, stop=stop, ready=ready
         )
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(controller.run(stop))
-                group.create_task(while_watched(stop, lambda: _none_or_all(cluster)))
+                group.create_task(while_watched(stop, lambda: _none_or_all(cluster), whole=whole))
                 await watching
                 if not stop.is_set():
                     failed.append("kopf stopped watching")
@@ -98,31 +100,48 @@ async def _serve(cluster: KubernetesCluster, options: Options, stop: asyncio.Eve
     return 1 if failed else 0
 
 
-async def _until_served(cluster: KubernetesCluster) -> None:
-    """Wait for the CRDs, which may be installed after the operator: kopf would watch nothing."""
-    told = False
+async def until_served(
+    served_kinds: Callable[[], Awaitable[set[str]]], *, look: float = CRD_RETRY, looks: int = CRD_LOOKS
+) -> bool:
+    """Wait for the CRDs, which may be installed after the operator: kopf would watch nothing.
+
+    True once all kinds are served. False where only a part of them was, the same one at *looks* looks in a
+    row: CRDs that are being deleted wait for what a run holds, and only the operator gives that back.
+    """
+    told, before, same = "", set[str](), 0
     while True:
+        found = set[str]()
         try:
-            if await cluster.serves_our_kinds():
-                return
-            why = "the CRDs are not installed"
+            found = await served_kinds()
+            why = f"not installed: the CRDs of {', '.join(sorted(set(KINDS) - found))}"
         except UnavailableError as error:
             why = str(error)
-        if not told:
+        if found == set(KINDS):
+            return True
+        same = same + 1 if found == before else 1
+        if found and same >= looks:
+            log.warning("going on with a part of the kinds", kinds=sorted(found), why=why)
+            return False
+        if why != told:
             log.warning("waiting", why=why)
-            told = True
-        await asyncio.sleep(CRD_RETRY)
+        told, before = why, found
+        await asyncio.sleep(look)
 
 
 async def while_watched(
-    stop: asyncio.Event, none_or_all: Callable[[], Awaitable[bool]], *, look: float = WATCH_LOOK
+    stop: asyncio.Event,
+    none_or_all: Callable[[], Awaitable[bool]],
+    *,
+    whole: bool = True,
+    look: float = WATCH_LOOK,
 ) -> None:
     """End, and set *stop*, when a watch of kopf has ended: nothing would be heard of its kind any more.
 
     kopf ends one whose resource is not served (404), be it for the moment between CRDs that are deleted and
     their next ones, and begins none by itself. It has no hook for that, but names the tasks. The process that
     comes next waits for the CRDs. While some of the kinds are served and others are not, by *none_or_all*,
-    this one goes on: a run gives back what it holds, or the CRDs would never be gone. Raises RuntimeError.
+    this one goes on: a run gives back what it holds, or the CRDs would never be gone. One that began so (not
+    *whole*) has no watch for the others, and ends as soon as that is over. Raises RuntimeError.
     """
     watches: set[asyncio.Task[object]] = set()
     while True:
@@ -132,9 +151,10 @@ async def while_watched(
         if stop.is_set():
             return
         ended = sorted(task.get_name() for task in watches if task.done())
-        if ended and await none_or_all():
+        if (ended or not whole) and await none_or_all():
             stop.set()
-            raise RuntimeError(f"no longer served: {', '.join(ended)}")
+            gone = f"no longer served: {', '.join(ended)}"
+            raise RuntimeError(gone if ended else "not the part of the kinds is served any more that was")
 
 
 async def _none_or_all(cluster: KubernetesCluster) -> bool:

@@ -5,10 +5,15 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
+from godwit.api.backup import DatabaseBackup
+from godwit.api.common import Resource
+from godwit.api.database import PostgresDatabase
+from godwit.api.migration import DatabaseMigration
+from godwit.api.restore import DatabaseRestore
+from godwit.api.run import MigrationRun
 from godwit.controller.queue import Key
 
-DATABASE, MIGRATION, RUN = "PostgresDatabase", "DatabaseMigration", "MigrationRun"
-BACKUP, RESTORE, CONFIG_MAP = "DatabaseBackup", "DatabaseRestore", "ConfigMap"
+CONFIG_MAP = "ConfigMap"
 
 
 def subjects(manifest: dict[str, Any]) -> tuple[set[Key], set[Key]]:
@@ -16,29 +21,27 @@ def subjects(manifest: dict[str, Any]) -> tuple[set[Key], set[Key]]:
     kind, meta, spec = manifest["kind"], manifest["metadata"], manifest.get("spec", {})
     space = meta["namespace"]
 
-    def key(kind: str, name: str) -> Key:
-        return Key(kind, space, name)
+    def key(kind: type[Resource], name: str) -> Key:
+        return Key(kind.KIND, space, name)
 
-    database = spec.get("databaseRef", {}).get("name", "")
+    database = key(PostgresDatabase, spec.get("databaseRef", {}).get("name", ""))
     order = spec.get("order", {}).get("run", {}).get("name", "")
+    told = {database, *({key(MigrationRun, order)} if order else ())}
     match kind:
-        case "DatabaseMigration":
-            maps = {key(CONFIG_MAP, ref["name"]) for ref in spec.get("source", {}).get("configMaps", [])}
-            return {key(DATABASE, database), *maps}, set()
-        case "MigrationRun":
-            if manifest.get("status", {}).get("released"):
-                return set(), {key(MIGRATION, spec["migrationRef"]["name"])}
-            migration = key(MIGRATION, spec["migrationRef"]["name"])
-            return {key(DATABASE, database), migration}, {migration}
-        case "DatabaseBackup":
-            told = {key(DATABASE, database), *({key(RUN, order)} if order else ())}
+        case DatabaseMigration.KIND:
+            refs = spec.get("source", {}).get("configMaps", [])
+            return {database, *(Key(CONFIG_MAP, space, ref["name"]) for ref in refs)}, set()
+        case MigrationRun.KIND:
+            migration = key(DatabaseMigration, spec["migrationRef"]["name"])
+            released = bool(manifest.get("status", {}).get("released"))
+            return set() if released else {database, migration}, {migration}
+        case DatabaseBackup.KIND:
             done = bool(manifest.get("status", {}).get("verified"))
-            return set() if done else {key(DATABASE, database)}, told
-        case "DatabaseRestore":
-            told = {key(DATABASE, database), *({key(RUN, order)} if order else ())}
+            return set() if done else {database}, told
+        case DatabaseRestore.KIND:
             done = bool(manifest.get("status", {}).get("released"))
-            backup = spec.get("backupRef", {}).get("name", "")
-            return set() if done else {key(DATABASE, database), key(BACKUP, backup)}, told
+            backup = key(DatabaseBackup, spec.get("backupRef", {}).get("name", ""))
+            return set() if done else {database, backup}, told
         case _:
             return set(), set()
 
@@ -49,9 +52,9 @@ def seen_by_others(manifest: dict[str, Any]) -> str:
     for own in ("steps", "progress", "phase", "observedGeneration"):
         status.pop(own, None)
     conditions = status.pop("conditions", ())
-    if manifest["kind"] == MIGRATION:
+    if manifest["kind"] == DatabaseMigration.KIND:
         status = {}  # a run looks whether its migration is there, and keeps it there
-    if manifest["kind"] not in {DATABASE, MIGRATION}:
+    if manifest["kind"] not in {PostgresDatabase.KIND, DatabaseMigration.KIND}:
         status["told"] = [[c.get(k) for k in ("type", "status", "reason", "message")] for c in conditions]
     return json.dumps([_identity(manifest), status], sort_keys=True)
 
@@ -122,7 +125,7 @@ class References:
     def bereaved(self, key: Key) -> set[Key]:
         """Whoever must be looked at when the object goes: also its database, which it may have held."""
         database = self._database.get(key)
-        return self.concerned(key) | (set() if database is None else {Key(DATABASE, *database)})
+        return self.concerned(key) | (set() if database is None else {Key(PostgresDatabase.KIND, *database)})
 
     def group(self, key: Key) -> tuple[str, str]:
         """(namespace, name) of the database that a key belongs to; its own name where that is not known."""

@@ -1,6 +1,8 @@
 """What one operation did to the database so far, by its rows in the journal: for resuming and taking back."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypedDict
 
 import psycopg
@@ -77,10 +79,21 @@ class Own:
                 last[entry.migration] = entry
         return {name: entry for name, entry in last.items() if entry.event is wanted}
 
+    @cached_property
+    def _by_migration(self) -> dict[str, list[Entry]]:
+        found: dict[str, list[Entry]] = {}
+        for entry in self.entries:
+            found.setdefault(entry.migration, []).append(entry)
+        return found
+
+    def of(self, name: str) -> Sequence[Entry]:
+        """Its rows about one migration, oldest first."""
+        return self._by_migration.get(name, ())
+
     def txids(self, name: str) -> list[int]:
         """Numbers of the transactions in which it applied the migration."""
         events = {Event.APPLIED, Event.STATEMENT}
-        return [e.txid for e in self.entries if e.migration == name and e.event in events]
+        return [entry.txid for entry in self.of(name) if entry.event in events]
 
     def unfinished(self, verb: str) -> str:
         """Name of a migration that it began outside a transaction and did not end, or nothing."""

@@ -60,11 +60,12 @@ class _Reverting:
         self.total = 0
         self.partial = ""
         self.taken: list[str] = []
-        self.floor = ""
+        self.next: dict[str, str] = {}
+        """Which migration is the newest applied one when the one of the name is taken back; empty: none."""
         self.lossless = verb.scope is RevertScope.OPERATION and not verb.policy.allow_data_loss
 
-    def _choose(self) -> None:
-        """What is left to take back, newest application first."""
+    def _choose(self) -> str:
+        """What is left to take back, newest application first. Returns the name of what stays below it."""
         stamped = ownership.stamp(self.session)
         environment = Environment.stricter(self.ctx.request.environment, stamped)
         if self.verb.scope is RevertScope.PLAN:
@@ -77,11 +78,9 @@ class _Reverting:
             source = self.ctx.source()
             plan = planned_again(self.session, source, self.verb.plan, policy=self.verb.policy, own=self.own)
             self.steps = [s for s in plan.steps if s.name not in self.own.reverted]
-            self.floor = self.verb.plan.target
             self.total = len(plan.steps)
-            return
+            return self.verb.plan.target
         base = check_base(self.session, self.verb.plan, self.own, self.ctx.format)
-        self.floor = base.applied[-1].name if base.applied else ""
         half = self.own.unfinished("Apply")
         if half:
             self.partial = half
@@ -102,6 +101,7 @@ class _Reverting:
                 line=refused.line,
             )
         self.total = len(self.steps) + len(self.own.reverted)
+        return base.applied[-1].name if base.applied else ""
 
     def _way_back(self, name: str, environment: Environment) -> PlannedMigration:
         entry = self.own.applied[name]
@@ -122,9 +122,11 @@ class _Reverting:
 
     def perform(self) -> None:
         """Take back what is left. Raises StepFailed when it must not be, and at the first that fails."""
-        self._choose()
+        below = self._choose()
+        names = [step.name for step in self.steps]
+        self.next = dict(zip(names, [*names[1:], below], strict=False))
         with start_run(self.ctx, self.session, self.verb.policy, self.verb.verb) as run:
-            run.reporter.plan([s.name for s in self.steps])
+            run.reporter.plan(names)
             if self.together:
                 self._batch(run)
                 return
@@ -207,7 +209,7 @@ class _Reverting:
             raise _lossy(step.name, why, standing=self._standing(step.name))
 
     def _one(self, run: Run, step: PlannedMigration) -> None:
-        progress = progress_of(self.own.entries, step, self.verb.verb)
+        progress = progress_of(self.own.of(step.name), step, self.verb.verb)
         if progress.started is None and in_transaction(self.session, step):
             piece = Piece.whole(step.name, step.run)
             part = Part(piece, lambda: self._taken(run, step), lambda: self._prepare(step))
@@ -239,9 +241,7 @@ class _Reverting:
 
     def _taken(self, run: Run, step: PlannedMigration) -> None:
         run.point("before_history")
-        rows = [r for r in self.ctx.format.read_history(self.session).rows if r.name == step.name]
-        older = self.steps[self.steps.index(step) + 1 :]
-        self.ctx.format.remove_row(self.session, step.name, older[0].name if older else self.floor)
+        rows = self.ctx.format.remove_row(self.session, step.name, self.next[step.name])
         self._append(Event.REVERTED, step, rows=[row_as_json(row) for row in rows])
 
     def _append(self, event: Event, step: PlannedMigration, **detail: object) -> None:

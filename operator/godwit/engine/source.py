@@ -89,10 +89,7 @@ class _Files:
 
     def _mounts(self) -> list[str]:
         """The folders 0, 1, ... of several ConfigMaps, else the folder itself."""
-        try:
-            entries = list(self._entries(self.root))
-        except OSError as exc:
-            raise _invalid(f"The source cannot be read: {exc.strerror}.") from None
+        entries = list(self._entries(self.root))
         names = [name for name, is_folder in entries if is_folder]
         if names and self._are_mounts(names, beside=len(entries) - len(names)):
             return [f"{self.root}/{name}" for name in sorted(names, key=int)]
@@ -104,13 +101,18 @@ class _Files:
 
     def _entries(self, folder: str) -> Iterator[tuple[str, bool]]:
         """Names in *folder* and whether each is a folder, without what a ConfigMap mount has of its own."""
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith(".."):
-                    continue
-                if entry.is_symlink():
-                    self._check_inside(entry.path)
-                yield entry.name, entry.is_dir()
+        try:
+            entries = list(os.scandir(folder))
+        except OSError as exc:
+            place = os.path.relpath(folder, self.root)
+            what = "The source" if place == "." else place
+            raise _invalid(f"{what} cannot be read: {exc.strerror}.") from None
+        for entry in entries:
+            if entry.name.startswith(".."):
+                continue
+            if entry.is_symlink():
+                self._check_inside(entry.path)
+            yield entry.name, entry.is_dir()
 
     def _check_inside(self, path: str) -> None:
         if os.path.commonpath([self.real_root, os.path.realpath(path)]) != self.real_root:

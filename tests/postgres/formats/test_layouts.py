@@ -57,6 +57,19 @@ def test_a_repeated_attempt_applies_nothing_twice(team):
     assert again == first
 
 
+def test_a_removed_row_is_given_as_the_history_had_it(team):
+    names = three(team)
+    team.deploy()
+    tool = format_of(team.format)
+    with team.context().session(writing=True) as session:
+        for name, previous in zip(reversed(names), [*reversed(names[:-1]), ""], strict=True):
+            there = [row for row in tool.read_history(session).rows if row.name == name]
+            assert list(tool.remove_row(session, name, previous)) == there
+            assert len(there) == 1
+            assert tool.remove_row(session, name, previous) == ()
+        assert tool.read_history(session).rows == ()
+
+
 def test_a_failed_one_leaves_nothing_and_the_ones_before_it_stand(team):
     names = three(team)[:1]
     team.add(2, "CREATE TABLE b (id int); SELECT 1/0;", "DROP TABLE b;")

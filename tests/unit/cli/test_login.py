@@ -5,15 +5,16 @@ import yaml
 
 from godwit.cluster.kubeconfig import log_in
 from godwit.cluster.port import UnavailableError
+from godwit.cluster.rest import Rest
 
 
-def kubeconfig(path, *contexts, current=None):
+def kubeconfig(path, *contexts, current=None, authority=None):
     """A kubeconfig with contexts (name, namespace), each with a cluster of its own."""
     content = {
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": current or contexts[0][0],
-        "clusters": [{"name": n, "cluster": {"server": f"https://{n}.example.org"}} for n, _ in contexts],
+        "clusters": [{"name": n, "cluster": _cluster(n, authority)} for n, _ in contexts],
         "users": [{"name": n, "user": {"token": "t"}} for n, _ in contexts],
         "contexts": [
             {"name": n, "context": {"cluster": n, "user": n, **({"namespace": space} if space else {})}}
@@ -22,6 +23,11 @@ def kubeconfig(path, *contexts, current=None):
     }
     path.write_text(yaml.safe_dump(content))
     return str(path)
+
+
+def _cluster(name, authority):
+    more = {} if authority is None else {"certificate-authority-data": authority}
+    return {"server": f"https://{name}.example.org", **more}
 
 
 async def server_and_namespace(*arguments):
@@ -63,6 +69,37 @@ async def test_the_files_of_the_environment_are_merged_and_missing_ones_passed_o
         "https://two.example.org",
         "crm",
     )
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        pytest.param(b"", "is no kubeconfig", id="nothing"),
+        pytest.param(b"- hunter2", "is no kubeconfig", id="a list"),
+        pytest.param(b"token: [hunter2", "is no kubeconfig", id="no YAML"),
+        pytest.param(b"\xff\xfe hunter2", "is no kubeconfig", id="no text"),
+        pytest.param(b"token: hunter2", "current-context", id="no context"),
+    ],
+)
+async def test_a_file_that_is_no_kubeconfig_is_refused_and_nothing_of_it_shown(tmp_path, content, says):
+    file = tmp_path / "config"
+    file.write_bytes(content)
+    for log_in_by in (log_in, Rest.connect):
+        with pytest.raises(UnavailableError, match=says) as raised:
+            await log_in_by(str(file))
+        assert "hunter2" not in str(raised.value)
+
+
+async def test_a_certificate_that_is_none_is_no_login(tmp_path):
+    file = kubeconfig(tmp_path / "a", ("one", ""), authority="AAAA")
+    for log_in_by in (log_in, Rest.connect):
+        with pytest.raises(UnavailableError, match="No login to a cluster by"):
+            await log_in_by(file)
+
+
+async def test_the_operator_is_told_of_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(UnavailableError, match=f"there is no kubeconfig {tmp_path}/none"):
+        await Rest.connect(str(tmp_path / "none"))
 
 
 async def test_no_file_no_context_and_no_kubeconfig_at_all_are_said(tmp_path):

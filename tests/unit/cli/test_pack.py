@@ -65,4 +65,13 @@ def test_a_folder_that_is_none_is_refused(tmp_path):
     done = CliRunner().invoke(app, ["pack", str(tmp_path), "--name=shop"])
 
     assert done.exit_code == 1
-    assert "of no format that is known" in done.output
+    assert (
+        done.output == f"{tmp_path}: The folder holds no migration: no file in it ends in .sql or .tar.gz.\n"
+    )
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    done = CliRunner().invoke(app, ["pack", str(tmp_path / "none"), "--name=shop"])
+
+    assert done.exit_code == 1
+    assert done.output == f"{tmp_path}/none: The source cannot be read: No such file or directory.\n"

@@ -6,6 +6,7 @@ import io
 import os
 import tarfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -334,3 +335,26 @@ def test_what_was_packed_is_read_as_it_was(tmp_path_factory, migrations):
     expected = build({path: bytes(data) for path, data in files.items() if isinstance(data, bytes)})
     assert read(base / "in") == expected
     assert read(unpacked(base / "out", pack(base / "in"))) == expected
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[None]:
+    """As a user for whom rights hold: root reads everything."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def test_a_folder_within_that_may_not_be_read_is_named(server_folder: Path, request: pytest.FixtureRequest):
+    folder = tree(server_folder / "unreadable", {"sub/V1__a.sql": "SELECT 1;", "V2__b.sql": "SELECT 2;"})
+    (folder / "sub").chmod(0o000)
+    request.getfixturevalue("unprivileged")
+    with pytest.raises(StepFailed) as raised:
+        read_source(folder, Format.FLYWAY)
+    assert raised.value.failure.reason is Reason.SOURCE_INVALID
+    assert raised.value.failure.message == "sub cannot be read: Permission denied."

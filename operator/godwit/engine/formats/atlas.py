@@ -10,7 +10,8 @@ that nobody can tell from it which one was edited; Atlas does not compare it.
 import base64
 import hashlib
 import re
-from typing import Final, LiteralString
+from collections.abc import Sequence
+from typing import Any, Final, LiteralString
 
 from psycopg.types.json import Jsonb
 
@@ -38,6 +39,12 @@ _SEMICOLON: Final = re.compile(r"\s*;")
 _READ: Final = """
 SELECT version, applied, total, executed_at, hash, error FROM {table}
  WHERE version <> '.atlas_cloud_identifier'"""
+# With the row's place in the history, as the versions' order has it.
+_DELETE: Final = """
+DELETE FROM {table} AS t WHERE version = %s
+RETURNING (SELECT count(*) FROM {table} AS older WHERE older.version COLLATE "C" < t.version COLLATE "C"
+              AND older.version <> '.atlas_cloud_identifier'),
+          version, applied, total, executed_at, hash, error"""
 _CREATE: Final = """
 CREATE TABLE {table} (
     "version" character varying NOT NULL,
@@ -84,20 +91,8 @@ def read_history(session: Session) -> History:
     if not schema:
         return History(session.schema, exists=False, unmanaged_tables=common.other_tables(session, TABLE))
     found = sorted(session.execute(common.on(TABLE, session, _READ, schema=schema)).fetchall())
-    rows = (
-        HistoryRow(
-            version,
-            version,
-            stored,
-            at,
-            finished_at=at if applied == total else None,
-            applied_steps=applied,
-            logs=error or None,
-            rank=rank,
-        )
-        for rank, (version, applied, total, at, stored, error) in enumerate(found)
-    )
-    return History(schema, exists=True, rows=tuple(rows))
+    rows = tuple(_row(rank, row) for rank, row in enumerate(found))
+    return History(schema, exists=True, rows=rows)
 
 
 def pending(source: Source, history: History) -> tuple[Migration, ...]:
@@ -157,9 +152,9 @@ def record_applied_in_transaction(session: Session, planned: PlannedMigration) -
     return _insert(session, planned, applied=len(planned.run.statements))
 
 
-def remove_row(session: Session, name: str, previous: str) -> int:  # noqa: ARG001  the interface
-    """Delete the version's row, and say how many there were."""
-    return session.execute(_on(session, "DELETE FROM {table} WHERE version = %s"), [name]).rowcount
+def remove_row(session: Session, name: str, previous: str) -> tuple[HistoryRow, ...]:  # noqa: ARG001  the interface
+    """Delete the version's row, and give it as it was."""
+    return tuple(_row(rank, row) for rank, *row in session.execute(_on(session, _DELETE), [name]))
 
 
 def statement_hashes(planned: PlannedMigration, done: int) -> list[str]:
@@ -173,6 +168,20 @@ def statement_hashes(planned: PlannedMigration, done: int) -> list[str]:
         running.update(text[statement.offset : end].encode())
         found.append(MARK + base64.b64encode(running.digest()).decode())
     return found
+
+
+def _row(rank: int, stored: Sequence[Any]) -> HistoryRow:
+    version, applied, total, at, checksum, error = stored
+    return HistoryRow(
+        version,
+        version,
+        checksum,
+        at,
+        finished_at=at if applied == total else None,
+        applied_steps=applied,
+        logs=error or None,
+        rank=rank,
+    )
 
 
 def _insert(session: Session, planned: PlannedMigration, *, applied: int) -> str:

@@ -84,8 +84,8 @@ class MigrationFormat(Protocol):
     def record_applied_in_transaction(self, session: Session, planned: PlannedMigration) -> str:
         """Add the finished row of a migration inside its own transaction; later. Returns the row's id."""
 
-    def remove_row(self, session: Session, name: str, previous: str) -> int:
-        """Delete the rows of a migration that was taken back, and say how many there were.
+    def remove_row(self, session: Session, name: str, previous: str) -> tuple[HistoryRow, ...]:
+        """Delete the rows of a migration that was taken back, and give them as `read_history` did.
 
         *previous* is the migration that is the newest one then; empty: none is applied.
         """

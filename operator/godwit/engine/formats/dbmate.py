@@ -3,9 +3,8 @@
 Facts as of dbmate 2.36: no time, no checksum, no lock; a rollback deletes the row.
 """
 
-from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from godwit.engine.formats import common
 from godwit.engine.formats.common import fill as fill
@@ -16,12 +15,13 @@ from godwit.engine.formats.dbmate_folder import sort_key as sort_key
 from godwit.engine.formats.dbmate_folder import wanted as wanted
 from godwit.engine.formats.versions import NEWEST_ONLY as NEWEST_ONLY
 from godwit.engine.formats.versions import RECORDS_FAILURES as RECORDS_FAILURES
+from godwit.engine.formats.versions import VersionRows
 from godwit.engine.formats.versions import mark_rolled_back as mark_rolled_back
 from godwit.engine.formats.versions import record_failed as record_failed
 from godwit.engine.formats.versions import record_rolled_back as record_rolled_back
 from godwit.engine.formats.versions import record_started as record_started
 from godwit.engine.formats.versions import same_script as same_script
-from godwit.engine.model import History, HistoryRow, Migration, PlannedMigration
+from godwit.engine.model import History, HistoryRow
 from godwit.engine.session import Session
 
 TABLE: Final = "schema_migrations"
@@ -31,6 +31,23 @@ COLUMNS: Final = {"version": "character varying"}
 STRICT_ORDER: Final = False
 ADVISORY_KEY: Final = 7_235_409_112_034_018
 """Godwit's own: dbmate takes no lock, so this one is only between Godwit and itself."""
+# With the row's place in the history, as `sort_key` has it.
+_DELETE: Final = """
+DELETE FROM {table} AS t WHERE version = ANY (%s)
+RETURNING (SELECT count(*) FROM {table} AS older WHERE older.version || '_' < (t.version || '_') COLLATE "C"),
+          version"""
+
+_rows: Final = VersionRows(
+    TABLE,
+    insert="INSERT INTO {table} (version) VALUES (%s)",
+    delete=_DELETE,
+    stored=str,
+)
+lock_history = _rows.lock_history
+record_finished = _rows.record_finished
+record_applied_in_transaction = _rows.record_applied_in_transaction
+mark_applied = _rows.mark_applied
+unmark = _rows.unmark
 
 
 def advisory_key(session: Session) -> int:  # noqa: ARG001  the interface
@@ -47,10 +64,9 @@ def read_history(session: Session) -> History:
         unmanaged = common.other_tables(session, "")
         return History(session.schema, exists=False, unmanaged_tables=unmanaged)
     found = sorted((v for (v,) in session.execute(_on(session, "SELECT version FROM {table}"))), key=sort_key)
-    time = common.UNKNOWN_TIME
-    rows = (HistoryRow(v, v, "", time, finished_at=time, rank=rank) for rank, v in enumerate(found))
+    rows = tuple(_row(rank, version) for rank, version in enumerate(found))
     unmanaged = not found and common.other_tables(session, TABLE)
-    return History(session.schema, exists=True, rows=tuple(rows), unmanaged_tables=unmanaged)
+    return History(session.schema, exists=True, rows=rows, unmanaged_tables=unmanaged)
 
 
 def ensure_table(session: Session) -> None:
@@ -61,38 +77,11 @@ def ensure_table(session: Session) -> None:
     session.execute(_on(session, "CREATE TABLE {table} (version varchar PRIMARY KEY)"))
 
 
-def lock_history(session: Session) -> None:
-    """Keep other writers off the history until the transaction ends: dbmate takes no lock."""
-    common.lock_table(session, TABLE)
+def remove_row(session: Session, name: str, previous: str) -> tuple[HistoryRow, ...]:  # noqa: ARG001  the interface
+    """Delete the version, and give its row as it was."""
+    return tuple(_row(*row) for row in _rows.deleted(session, [name]))
 
 
-def record_finished(session: Session, row_id: str) -> None:
-    """Add the version."""
-    session.later(_on(session, "INSERT INTO {table} (version) VALUES (%s)"), [row_id])
-
-
-def record_applied_in_transaction(session: Session, planned: PlannedMigration) -> str:
-    """Add the version. Returns the row's id."""
-    record_finished(session, planned.name)
-    return planned.name
-
-
-def remove_row(session: Session, name: str, previous: str) -> int:  # noqa: ARG001  the interface
-    """Delete the version."""
-    return session.execute(_on(session, "DELETE FROM {table} WHERE version = %s"), [name]).rowcount
-
-
-def mark_applied(session: Session, migration: Migration) -> str:
-    """Add the version. Returns the row's id."""
-    record_finished(session, migration.name)
-    return migration.name
-
-
-def unmark(
-    session: Session,
-    made: Sequence[str],
-    rolled_back: Sequence[Mapping[str, Any]],  # noqa: ARG001  the interface
-    before: Sequence[HistoryRow],  # noqa: ARG001  the interface
-) -> None:
-    """Delete the versions that `mark_applied` added."""
-    session.execute(_on(session, "DELETE FROM {table} WHERE version = ANY (%s)"), [list(made)])
+def _row(rank: int, version: str) -> HistoryRow:
+    time = common.UNKNOWN_TIME
+    return HistoryRow(version, version, "", time, finished_at=time, rank=rank)

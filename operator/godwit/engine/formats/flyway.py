@@ -6,7 +6,7 @@ every version up to its own. Rows of its paid editions that take a version back 
 not written: the open source edition fails on them. What was taken back loses its row instead.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -35,10 +35,11 @@ _BASELINE: Final = "BASELINE"
 _NOT_APPLIED: Final = ("UNDO", "DELETE", "SCHEMA")
 """Types of rows, as they begin, that apply nothing."""
 
-_READ: Final = """
-SELECT installed_rank, version, description, type, checksum, success,
-       installed_on AT TIME ZONE current_setting('TimeZone')
-  FROM {table} ORDER BY installed_rank"""
+_COLUMNS: Final = """
+installed_rank, version, description, type, checksum, success,
+installed_on AT TIME ZONE current_setting('TimeZone')"""
+_READ: Final = "SELECT" + _COLUMNS + " FROM {table}"
+_DELETE: Final = "DELETE FROM {table} WHERE version = %s RETURNING" + _COLUMNS  # noqa: S608  constants
 _CREATE: Final = """
 CREATE TABLE {table} (
     "installed_rank" INT NOT NULL,
@@ -91,9 +92,16 @@ def read_history(session: Session) -> History:
     """What the history table of the session's schema says. Writes nothing."""
     if not common.table_exists(session, TABLE):
         return History(session.schema, exists=False, unmanaged_tables=common.other_tables(session, TABLE))
+    found, baseline = _rows(session.execute(_on(session, _READ)))
+    unmanaged = not found and common.other_tables(session, TABLE)
+    return History(session.schema, exists=True, rows=found, unmanaged_tables=unmanaged, baseline=baseline)
+
+
+def _rows(stored: Iterable[tuple[Any, ...]]) -> tuple[tuple[HistoryRow, ...], str]:
+    """The rows that apply something, in order of application, and the version of a baseline."""
     rows: dict[str, list[HistoryRow]] = {}
     baseline = ""
-    for rank, version, description, kind, crc, success, at in session.execute(_on(session, _READ)):
+    for rank, version, description, kind, crc, success, at in sorted(stored):
         name = version if version is not None else f"{REPEATABLE}{description.replace(' ', '_')}"
         if kind == _BASELINE:
             baseline = version
@@ -103,11 +111,7 @@ def read_history(session: Session) -> History:
             text = "" if crc is None else str(crc)
             row = HistoryRow(str(rank), name, text, at, finished_at=at if success else None, rank=rank)
             rows.setdefault(name, []).append(row)
-    found = sorted((row for same in rows.values() for row in same), key=lambda row: row.rank)
-    unmanaged = not found and common.other_tables(session, TABLE)
-    return History(
-        session.schema, exists=True, rows=tuple(found), unmanaged_tables=unmanaged, baseline=baseline
-    )
+    return tuple(sorted((row for same in rows.values() for row in same), key=lambda row: row.rank)), baseline
 
 
 def pending(source: Source, history: History) -> tuple[Migration, ...]:
@@ -165,9 +169,9 @@ def record_applied_in_transaction(session: Session, planned: PlannedMigration) -
     return _insert(session, planned, success=True)
 
 
-def remove_row(session: Session, name: str, previous: str) -> int:  # noqa: ARG001  the interface
-    """Delete the rows of the version, and say how many there were."""
-    return session.execute(_on(session, "DELETE FROM {table} WHERE version = %s"), [name]).rowcount
+def remove_row(session: Session, name: str, previous: str) -> tuple[HistoryRow, ...]:  # noqa: ARG001  the interface
+    """Delete the rows of the version, and give those that applied it as they were."""
+    return _rows(session.execute(_on(session, _DELETE), [name]))[0]
 
 
 def mark_applied(session: Session, migration: Migration) -> str:

@@ -47,8 +47,7 @@ def read_history(session: Session) -> History:
     if common.columns(session, TABLE).keys() != COLUMNS.keys():
         unmanaged = common.other_tables(session, "")
         return History(session.schema, exists=False, unmanaged_tables=unmanaged, newest_only=True)
-    found = session.execute(_on(session, "SELECT version, dirty FROM {table} LIMIT 1")).fetchall()
-    rows = tuple(_row(version, dirty=dirty) for version, dirty in found)
+    rows = _rows(session)
     unmanaged = not rows and common.other_tables(session, TABLE)
     return History(session.schema, exists=True, rows=rows, unmanaged_tables=unmanaged, newest_only=True)
 
@@ -112,10 +111,11 @@ def record_applied_in_transaction(session: Session, planned: PlannedMigration) -
     return _set(session, planned.name, dirty=False)
 
 
-def remove_row(session: Session, name: str, previous: str) -> int:  # noqa: ARG001  the interface
-    """Put *previous* in the place of the version that was taken back."""
+def remove_row(session: Session, name: str, previous: str) -> tuple[HistoryRow, ...]:
+    """Put *previous* in the place of the version that was taken back, and give its row as it was."""
+    removed = tuple(row for row in _rows(session) if row.name == name)
     _set(session, previous, dirty=False)
-    return 1
+    return removed
 
 
 def mark_applied(session: Session, migration: Migration) -> str:
@@ -147,6 +147,11 @@ def _set(session: Session, version: str, *, dirty: bool) -> str:
         insert = "INSERT INTO {table} (version, dirty) VALUES (%s, %s)"
         session.later(_on(session, insert), [int(version), dirty])
     return version
+
+
+def _rows(session: Session) -> tuple[HistoryRow, ...]:
+    found = session.execute(_on(session, "SELECT version, dirty FROM {table} LIMIT 1"))
+    return tuple(_row(version, dirty=dirty) for version, dirty in found)
 
 
 def _row(version: int, *, dirty: bool = False) -> HistoryRow:

@@ -5,9 +5,9 @@ with several rows, as old releases wrote them, the newest counts. The command li
 can be told to take the one here.
 """
 
-from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from godwit.engine.formats import common
 from godwit.engine.formats.common import fill as fill
@@ -18,12 +18,13 @@ from godwit.engine.formats.goose_folder import sort_key as sort_key
 from godwit.engine.formats.goose_folder import wanted as wanted
 from godwit.engine.formats.versions import NEWEST_ONLY as NEWEST_ONLY
 from godwit.engine.formats.versions import RECORDS_FAILURES as RECORDS_FAILURES
+from godwit.engine.formats.versions import VersionRows
 from godwit.engine.formats.versions import mark_rolled_back as mark_rolled_back
 from godwit.engine.formats.versions import record_failed as record_failed
 from godwit.engine.formats.versions import record_rolled_back as record_rolled_back
 from godwit.engine.formats.versions import record_started as record_started
 from godwit.engine.formats.versions import same_script as same_script
-from godwit.engine.model import History, HistoryRow, Migration, PlannedMigration
+from godwit.engine.model import History, HistoryRow
 from godwit.engine.session import Session
 
 TABLE: Final = "goose_db_version"
@@ -45,7 +46,22 @@ CREATE TABLE {table} (
     is_applied boolean NOT NULL,
     tstamp timestamp NOT NULL DEFAULT now()
 )"""
+_DELETE: Final = """
+DELETE FROM {table} WHERE version_id = ANY (%s)
+RETURNING version_id, id, tstamp AT TIME ZONE current_setting('TimeZone'), is_applied"""
 _INSERT: Final = "INSERT INTO {table} (version_id, is_applied) VALUES (%s, true)"
+
+_rows: Final = VersionRows(
+    TABLE,
+    insert=_INSERT,
+    delete=_DELETE,
+    stored=int,
+)
+lock_history = _rows.lock_history
+record_finished = _rows.record_finished
+record_applied_in_transaction = _rows.record_applied_in_transaction
+mark_applied = _rows.mark_applied
+unmark = _rows.unmark
 
 
 def advisory_key(session: Session) -> int:  # noqa: ARG001  the interface
@@ -57,11 +73,7 @@ def read_history(session: Session) -> History:
     """What the history table of the session's schema says. Writes nothing."""
     if not common.table_exists(session, TABLE):
         return History(session.schema, exists=False, unmanaged_tables=common.other_tables(session, TABLE))
-    rows = (
-        HistoryRow(str(version), str(version), "", at, finished_at=at, rank=key)
-        for version, key, at in session.execute(_on(session, _READ))
-    )
-    found = tuple(rows)
+    found = tuple(_row(*row) for row in session.execute(_on(session, _READ)))
     unmanaged = not found and common.other_tables(session, TABLE)
     return History(session.schema, exists=True, rows=found, unmanaged_tables=unmanaged)
 
@@ -75,40 +87,11 @@ def ensure_table(session: Session) -> None:
     session.execute(_on(session, _INSERT), [0])
 
 
-def lock_history(session: Session) -> None:
-    """Keep other writers off the history until the transaction ends: goose's command line takes no lock."""
-    common.lock_table(session, TABLE)
+def remove_row(session: Session, name: str, previous: str) -> tuple[HistoryRow, ...]:  # noqa: ARG001  the interface
+    """Delete the rows of the version, and give the newest as it was where it says that it is applied."""
+    *newest, applied = max(_rows.deleted(session, [name]), key=lambda row: row[1], default=(None, False))
+    return (_row(*newest),) if applied else ()
 
 
-def record_finished(session: Session, row_id: str) -> None:
-    """Add the version."""
-    session.later(_on(session, _INSERT), [int(row_id)])
-
-
-def record_applied_in_transaction(session: Session, planned: PlannedMigration) -> str:
-    """Add the version. Returns the row's id."""
-    record_finished(session, planned.name)
-    return planned.name
-
-
-def remove_row(session: Session, name: str, previous: str) -> int:  # noqa: ARG001  the interface
-    """Delete the rows of the version, and say how many there were."""
-    return session.execute(_on(session, "DELETE FROM {table} WHERE version_id = %s"), [int(name)]).rowcount
-
-
-def mark_applied(session: Session, migration: Migration) -> str:
-    """Add the version. Returns the row's id."""
-    record_finished(session, migration.name)
-    return migration.name
-
-
-def unmark(
-    session: Session,
-    made: Sequence[str],
-    rolled_back: Sequence[Mapping[str, Any]],  # noqa: ARG001  the interface
-    before: Sequence[HistoryRow],  # noqa: ARG001  the interface
-) -> None:
-    """Delete the versions that `mark_applied` added."""
-    session.execute(
-        _on(session, "DELETE FROM {table} WHERE version_id = ANY (%s)"), [[int(row_id) for row_id in made]]
-    )
+def _row(version: int, key: int, at: datetime) -> HistoryRow:
+    return HistoryRow(str(version), str(version), "", at, finished_at=at, rank=key)

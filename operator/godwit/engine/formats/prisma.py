@@ -32,9 +32,10 @@ RECORDS_FAILURES: Final = True
 ADVISORY_KEY: Final = 72707369
 """Key of the session lock that Prisma's own command line takes (`pg_advisory_lock`), database-wide."""
 
-_READ: Final = """
-SELECT id, migration_name, checksum, started_at, finished_at, rolled_back_at, applied_steps_count, logs
-  FROM {table} ORDER BY started_at, migration_name, id"""
+_COLUMNS: Final = """
+id, migration_name, checksum, started_at, finished_at, rolled_back_at, applied_steps_count, logs"""
+_READ: Final = "SELECT" + _COLUMNS + " FROM {table} ORDER BY started_at, migration_name, id"
+_DELETE: Final = "DELETE FROM {table} WHERE migration_name = %(name)s RETURNING" + _COLUMNS  # noqa: S608  constants
 
 _CREATE: Final = """
 CREATE TABLE {table} (
@@ -197,14 +198,12 @@ def unmark(
     session.execute(_on(session, _UNMARK), {"rows": Jsonb(list(rolled_back))})
 
 
-def remove_row(session: Session, name: str, previous: str) -> int:  # noqa: ARG001  the interface
-    """Delete every row of a migration that was taken back, and say how many there were.
+def remove_row(session: Session, name: str, previous: str) -> tuple[HistoryRow, ...]:  # noqa: ARG001  the interface
+    """Delete every row of a migration that was taken back, and give them as they were.
 
     Rolled-back rows of earlier tries go too: `prisma migrate status` 6.x counts any row of a name as applied.
     """
-    return session.execute(
-        _on(session, "DELETE FROM {table} WHERE migration_name = %(name)s"), {"name": name}
-    ).rowcount
+    return tuple(HistoryRow(*row) for row in session.execute(_on(session, _DELETE), {"name": name}))
 
 
 def _now() -> datetime:

@@ -25,7 +25,9 @@ def recognise(files: Mapping[str, bytes]) -> Format:
     found = _candidates(files)
     if len(found) == 1:
         return found[0]
-    seen = ", ".join(sorted(files)[:_NAMED]) or "no file"
+    if not files:
+        raise invalid("The folder holds no migration: no file in it ends in .sql or .tar.gz.")
+    seen = ", ".join(sorted(files)[:_NAMED])
     more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
     what = f"could be {' or '.join(found)}" if found else "is of no format that is known"
     raise invalid(f"The folder {what}. Seen: {seen}{more}. Name its format.")

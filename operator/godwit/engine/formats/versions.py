@@ -4,10 +4,12 @@ A row's id is its version, so that the journal can name the row before the tool'
 outside a transaction leaves no trace in such a history until it is applied; the journal has it.
 """
 
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, LiteralString
 
-from godwit.engine.model import PlannedMigration, Script
+from godwit.engine.formats import common
+from godwit.engine.model import HistoryRow, Migration, PlannedMigration, Script
 from godwit.engine.session import Session
 
 RECORDS_FAILURES: Final = False
@@ -39,3 +41,49 @@ def mark_rolled_back(
 ) -> list[dict[str, Any]]:
     """Nothing in the tool's table, which never knew of it: the journal, which did, keeps the word on it."""
     return [{"id": row_id} for row_id in row_ids]
+
+
+@dataclass(frozen=True)
+class VersionRows:
+    """The rows themselves: a version's is added when it is applied, and deleted when it is taken back."""
+
+    table: str
+    insert: LiteralString
+    """Takes one version."""
+    delete: LiteralString
+    """Takes an array of them."""
+    stored: Callable[[str], str | int]
+    """What the table holds for a migration's name."""
+
+    def lock_history(self, session: Session) -> None:
+        """Keep other writers off the history until the transaction ends: the command lines take no lock."""
+        common.lock_table(session, self.table)
+
+    def record_finished(self, session: Session, row_id: str) -> None:
+        """Add the version."""
+        session.later(common.on(self.table, session, self.insert), [self.stored(row_id)])
+
+    def record_applied_in_transaction(self, session: Session, planned: PlannedMigration) -> str:
+        """Add the version. Returns the row's id."""
+        self.record_finished(session, planned.name)
+        return planned.name
+
+    def mark_applied(self, session: Session, migration: Migration) -> str:
+        """Add the version. Returns the row's id."""
+        self.record_finished(session, migration.name)
+        return migration.name
+
+    def unmark(
+        self,
+        session: Session,
+        made: Sequence[str],
+        rolled_back: Sequence[Mapping[str, Any]],  # noqa: ARG002  the interface
+        before: Sequence[HistoryRow],  # noqa: ARG002  the interface
+    ) -> None:
+        """Delete the versions that `mark_applied` added."""
+        self.deleted(session, made)
+
+    def deleted(self, session: Session, names: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Delete the rows of these versions. Returns what the statement says of each."""
+        versions = [self.stored(name) for name in names]
+        return session.execute(common.on(self.table, session, self.delete), [versions]).fetchall()
