@@ -16,6 +16,8 @@ from typing import Final
 from psycopg import sql
 
 from godwit.contract.base import Model
+from godwit.contract.reasons import Reason
+from godwit.engine.errors import fail
 from godwit.engine.journal import SCHEMA as JOURNAL_SCHEMA
 from godwit.engine.session import Session
 
@@ -68,6 +70,11 @@ SELECT 'pg_catalog', c.relname, c.oid::bigint, pg_relation_filenode(c.oid)::bigi
  ORDER BY 1, 2"""
 """Every table that holds rows of its own, partitions and extensions' tables included; and large objects."""
 
+# pg_class as the snapshot sees it, beside the file that the table has now. Catalogs have 0 there.
+_REWRITTEN: Final = """
+SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.oid = ANY (%s) AND c.relfilenode NOT IN (0, pg_relation_filenode(c.oid)) ORDER BY 1"""
+
 _LARGE_OBJECTS: Final = "pg_catalog.pg_largeobject"
 """Their content, which only a superuser may read; `..._metadata`, who owns them, everybody may."""
 
@@ -100,7 +107,10 @@ def current_snapshot(session: Session) -> str:
 def count_tables(session: Session, snapshot: str) -> dict[str, TableCount]:
     """Every table's rows in the session's open REPEATABLE READ transaction, which has that *snapshot*.
 
-    Reads every row once. Row security is off: rows hidden from the role are an error, not missing.
+    Reads every row once. Row security is off: rows hidden from the role are an error, not missing. Raises
+    StepFailed(StateMoved) where a table was truncated, or rewritten by ALTER TABLE, after the snapshot and
+    before its lock: such a table looks empty to an older snapshot, to ours as to pg_dump's (PostgreSQL
+    manual, section 13.6).
     """
     session.execute("SET LOCAL row_security = off")
     xmin, _ = _bounds(snapshot)
@@ -112,6 +122,15 @@ def count_tables(session: Session, snapshot: str) -> dict[str, TableCount]:
             oid=oid,
             filenode=filenode or 0,
             writers=tuple(sorted(row[1])) if len(row[1]) <= _MOST_WRITERS else None,
+        )
+    # The locks of reading are kept to the end of the transaction: from here on nothing is rewritten.
+    rewritten = session.execute(_REWRITTEN, [[count.oid for count in counts.values()]]).fetchall()
+    if rewritten:
+        names = ", ".join(table for (table,) in rewritten[:5])
+        raise fail(
+            Reason.STATE_MOVED,
+            f"Others rewrote or truncated {names} just when the backup began; it would lack those rows.",
+            standing="The database was only read; no backup was made.",
         )
     return counts
 
