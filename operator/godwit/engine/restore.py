@@ -223,6 +223,13 @@ def _behind_fence(job: _Job, fence: Fence, live: Session, restored: Session) -> 
             swap.rename_both(
                 fence.session, live=names.live, restored=names.building, old=names.old, comment=comment
             )
+    except swap.Opened:
+        raise fail(
+            Reason.RESTORE_NOT_POSSIBLE,
+            f"{names.live} was opened to connections, and not by this restore: "
+            "what was written then was not counted.",
+            standing=AS_IT_WAS,
+        ) from None
     except psycopg.errors.ObjectInUse as error:
         raise fail(
             Reason.RESTORE_NOT_POSSIBLE,

@@ -39,6 +39,18 @@ def test_what_is_written_after_the_first_count_is_seen_behind_the_fence(restorin
     assert restoring.failing(point=point).reason is Reason.DATA_WOULD_BE_LOST
 
 
+def test_a_fence_that_somebody_opened_stops_the_swap_for_what_may_have_been_written(restoring, database):
+    def point(name):
+        if name == "restore.before_swap":
+            restoring.server.psql(f'ALTER DATABASE "{database.name}" ALLOW_CONNECTIONS true')
+            database.psql("INSERT INTO item (name) VALUES ('uncounted')")
+
+    failure = restoring.failing(point=point, accept_data_loss=True)
+    assert failure.reason is Reason.RESTORE_NOT_POSSIBLE
+    assert "was opened to connections" in failure.message
+    assert database.psql("SELECT count(*) FROM item") == "3"
+
+
 def test_a_rewritten_table_is_an_unknown_loss(restoring, database):
     database.psql("ALTER TABLE item ALTER id TYPE bigint")
     assert restoring.failing().reason is Reason.DATA_WOULD_BE_LOST
