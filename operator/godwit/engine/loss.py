@@ -16,7 +16,7 @@ from godwit.engine.session import Session
 
 # Ordinary tables that hold rows; a partitioned one holds them in its partitions.
 _TABLES: Final = """
-SELECT c.oid::bigint, n.nspname, c.relname, pg_relation_filenode(c.oid)::bigint
+SELECT c.oid::bigint, n.nspname, c.relname, pg_relation_filenode(c.oid)::bigint, row_security_active(c.oid)
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'godwit')
    AND n.nspname NOT LIKE 'pg\\_t%%'
@@ -39,6 +39,8 @@ class _Table:
     schema: str
     name: str
     file: int
+    hidden: bool
+    """Whether row security may hide rows from the role, a table's owner too where it is forced."""
     columns: dict[int, tuple[str, str | None]]
     """attnum -> name, default expression."""
 
@@ -84,6 +86,9 @@ def lost_by(
     losses = []
     for oid, table in concerned.items():
         kept = after.get(oid)
+        if table.hidden and _some(session, oid):
+            losses.append(f"rows of {table} that row security hides from the role, so not countable")
+            continue
         if kept is None or kept.file != table.file:
             count = _count(session, table, own, _TRUE)
             losses += [f"{count} rows of {table}"] if count else []
@@ -104,14 +109,20 @@ def lost_by(
 
 def _tables(session: Session, history: Collection[str]) -> dict[int, _Table]:
     found = {
-        oid: _Table(schema, name, file or 0, {})
-        for oid, schema, name, file in session.execute(
+        oid: _Table(schema, name, file or 0, hidden, {})
+        for oid, schema, name, file, hidden in session.execute(
             _TABLES, {"schema": session.schema, "history": list(history)}
         )
     }
     for oid, number, name, default in session.execute(_COLUMNS, {"oids": list(found)}):
         found[oid].columns[number] = (name, default)
     return found
+
+
+def _some(session: Session, oid: int) -> bool:
+    """Whether the locked table may have rows: one without a page has none."""
+    row = session.execute("SELECT pg_relation_size(%s::oid) > 0", [oid]).fetchone()
+    return bool(row and row[0])
 
 
 def _changes(session: Session) -> dict[int, tuple[int, int]]:
