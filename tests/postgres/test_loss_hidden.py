@@ -50,3 +50,28 @@ def test_rows_that_row_security_hides_from_the_role_are_not_lost(project, databa
 
 def test_a_table_with_row_security_and_without_rows_is_taken_back(project, secured):
     assert project.revert("u9", RevertScope.OPERATION, secured[1]).reverted == 1
+
+
+@pytest.mark.parametrize(
+    ("column", "default", "written"),
+    [
+        ("json", "'{}'", """'{"a": 1}'"""),
+        ("point", "'(0,0)'", "'(1,1)'"),
+        ("box", "'(0,0),(1,1)'", "'(4,4),(5,5)'"),
+        ("jsonb", "NULL::jsonb", "'{}'"),
+        ("numeric(10,2)", "0", "1"),
+        ("character(5)", "'a'", "'b'"),
+        ("varchar(5)[]", "'{a}'", "'{b}'"),
+        ("timestamptz(0)", "'2020-01-01 00:00:00.7+00'", "'2021-01-01 00:00:00+00'"),
+    ],
+)
+def test_a_value_is_told_from_the_default_whatever_its_type(project, database, column, default, written):
+    project.write("001_base", "CREATE TABLE base (id int); INSERT INTO base VALUES (1), (2);")
+    project.deploy("u1")
+    add = f"ALTER TABLE base ADD extra {column} DEFAULT {default};"
+    project.write("002_extra", add, "ALTER TABLE base DROP extra;")
+    ref = fails_at_the_end(project)
+    database.psql(f"INSERT INTO base VALUES (3); UPDATE base SET extra = {written} WHERE id = 2")
+    assert "1 values of public.base.extra" in refused(project, ref)
+    database.psql("UPDATE base SET extra = DEFAULT WHERE id = 2")
+    assert project.revert("u9", RevertScope.OPERATION, ref).reverted == 1

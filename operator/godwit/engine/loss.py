@@ -24,7 +24,8 @@ SELECT c.oid::bigint, n.nspname, c.relname, pg_relation_filenode(c.oid)::bigint,
 
 # Values of a generated column follow from others.
 _COLUMNS: Final = """
-SELECT a.attrelid::bigint, a.attnum, a.attname, pg_get_expr(f.adbin, f.adrelid)
+SELECT a.attrelid::bigint, a.attnum, a.attname, '(' || pg_get_expr(f.adbin, f.adrelid) || ')::'
+       || format_type(a.atttypid, a.atttypmod)
   FROM pg_attribute a LEFT JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
  WHERE a.attrelid = ANY (%(oids)s) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''"""
 
@@ -42,7 +43,7 @@ class _Table:
     hidden: bool
     """Whether row security may hide rows from the role, a table's owner too where it is forced."""
     columns: dict[int, tuple[str, str | None]]
-    """attnum -> name, default expression."""
+    """attnum -> name, default expression as a value of the column's type."""
 
     @property
     def sql(self) -> sql.Identifier:
@@ -130,9 +131,16 @@ def _changes(session: Session) -> dict[int, tuple[int, int]]:
 
 
 def _set(column: str, default: str | None) -> sql.Composable:
-    """Whether a row's value is another than the default. The expression comes from the catalog itself."""
-    expression = sql.SQL(default or "NULL")
-    return sql.SQL("{} IS DISTINCT FROM ({})").format(sql.Identifier(column), expression)
+    """Whether a row's value is another than the default. The expression comes from the catalog itself.
+
+    Compared as text: json and point have no equality, that of box looks at areas only, and that of a
+    collation may overlook case.
+    """
+    value = sql.Identifier(column)
+    if default is None:
+        return sql.SQL("{} IS NOT NULL").format(value)
+    text = sql.SQL('({})::text COLLATE "C"')
+    return sql.SQL("{} IS DISTINCT FROM {}").format(text.format(value), text.format(sql.SQL(default)))
 
 
 def _count(
