@@ -75,3 +75,10 @@ def test_a_value_is_told_from_the_default_whatever_its_type(project, database, c
     assert "1 values of public.base.extra" in refused(project, ref)
     database.psql("UPDATE base SET extra = DEFAULT WHERE id = 2")
     assert project.revert("u9", RevertScope.OPERATION, ref).reverted == 1
+
+
+def test_a_table_of_any_name_is_counted(project, database):
+    project.write("001_odd", 'CREATE TABLE "50% %s" (id int);', 'DROP TABLE "50% %s";')
+    ref = fails_at_the_end(project)
+    database.psql('INSERT INTO "50% %s" VALUES (3)')
+    assert "1 rows of public.50% %s" in refused(project, ref)

@@ -13,6 +13,7 @@ from typing import Final
 from psycopg import sql
 
 from godwit.engine.session import Session
+from godwit.engine.snapshot import verbatim
 
 # Ordinary tables that hold rows; a partitioned one holds them in its partitions.
 _TABLES: Final = """
@@ -147,8 +148,6 @@ def _count(
     session: Session, table: _Table, own: list[int], condition: sql.Composable, *, own_rows: bool = False
 ) -> int:
     """Rows that others wrote last and that meet *condition*; with *own_rows*, those of *own* instead."""
-    # A `%` in a default is no placeholder.
-    text = sql.SQL(condition.as_string(None).replace("%", "%%"))
     query = sql.SQL("SELECT count(*) FROM ONLY {} WHERE (xmin::text::bigint = ANY (%s)) = %s AND {}")
-    row = session.execute(query.format(table.sql, text), [own, own_rows]).fetchone()
+    row = session.execute(query.format(verbatim(table.sql), verbatim(condition)), [own, own_rows]).fetchone()
     return int(row[0]) if row else 0

@@ -192,4 +192,9 @@ def _bounds(snapshot: str) -> tuple[int, int]:
 
 
 def _on(query: str, schema: str, name: str) -> sql.Composed:
-    return sql.SQL(query).format(table=sql.Identifier(schema, name))
+    return sql.SQL(query).format(table=verbatim(sql.Identifier(schema, name)))
+
+
+def verbatim(part: sql.Composable) -> sql.SQL:
+    """*part* for a query that has placeholders: a `%` in a name or an expression is none of them."""
+    return sql.SQL(part.as_string(None).replace("%", "%%"))

@@ -89,6 +89,17 @@ def test_tables_are_restored_side_by_side_after_the_archive_was_compared(restori
     assert parallel is (restore_jobs() > 1)
 
 
+def test_a_table_of_any_name_is_backed_up_counted_and_restored(database, make_restoring):
+    odd = '"50% of ""it\'s"" %s"'
+    database.psql(f"CREATE TABLE {odd} (id serial); INSERT INTO {odd} DEFAULT VALUES")
+    made = make_restoring()
+    before = database.dump()
+    database.psql(f"DELETE FROM {odd}")
+    assert made.failing().reason is Reason.DATA_WOULD_BE_LOST
+    assert made.restore(accept_data_loss=True).lost_rows == 1
+    assert database.dump() == before
+
+
 def test_nothing_written_needs_no_consent(restoring, database):
     assert restoring.restore().lost_rows == 0
 
