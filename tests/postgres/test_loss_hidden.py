@@ -82,3 +82,13 @@ def test_a_table_of_any_name_is_counted(project, database):
     ref = fails_at_the_end(project)
     database.psql('INSERT INTO "50% %s" VALUES (3)')
     assert "1 rows of public.50% %s" in refused(project, ref)
+
+
+def test_where_the_server_counts_no_changes_nothing_is_said_to_be_lossless(project, database):
+    database.psql(f'ALTER DATABASE "{database.name}" SET track_counts = off')
+    project.write("001_base", "CREATE TABLE base (x int); INSERT INTO base VALUES (1);")
+    project.deploy("u1")
+    project.write("002_seed", "INSERT INTO base VALUES (7);", "DELETE FROM base WHERE x >= 7;")
+    ref = fails_at_the_end(project)
+    database.psql("INSERT INTO base VALUES (8)")
+    assert "track_counts is off" in refused(project, ref)
