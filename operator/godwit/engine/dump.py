@@ -56,8 +56,12 @@ def backup_verb(ctx: StepContext, verb: BackupInput) -> BackupOutcome:
             )
         store.free_bytes()  # a store that cannot be written is found before the work, not after it
         ctx.point("backup.before_dump")
-        manifest = _dump(ctx, store, verb, session, dump_version)
-        ctx.point("backup.before_manifest")
+        try:
+            manifest = _dump(ctx, store, verb, session, dump_version)
+            ctx.point("backup.before_manifest")
+            _only_one(store, verb.location)
+        except _Finished as other:
+            return _again(ctx, store, verb, other.manifest, session)
         write_manifest(store, verb.location, manifest)
         ctx.point("backup.done")
     return manifest.outcome(verb.location)
@@ -112,6 +116,21 @@ def archive_chunks(store: Store, location: str, manifest: Manifest) -> Iterator[
             f"The archive {location} is damaged: it has {size} bytes where {manifest.size_bytes} were written"
             + ("." if size != manifest.size_bytes else ", and another checksum."),
         )
+
+
+class _Finished(Exception):  # noqa: N818  what was found, no defect
+    """Another attempt finished this backup meanwhile."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        super().__init__()
+        self.manifest = manifest
+
+
+def _only_one(store: Store, location: str) -> None:
+    """Raise _Finished where an attempt that was thought lost, or came after this one, has finished."""
+    found = read_manifest(store, location)
+    if found is not None:
+        raise _Finished(found)
 
 
 def _again(
@@ -218,6 +237,7 @@ def _write_archive(
         if status != 0:
             raise _dump_failure(child.complaint(), status)
         ctx.point("backup.before_rename")
+        _only_one(store, verb.location)
     return sha256.hexdigest(), size
 
 

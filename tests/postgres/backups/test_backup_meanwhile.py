@@ -6,8 +6,8 @@ import psycopg
 import pytest
 
 from godwit.contract.reasons import Reason
-from godwit.contract.request import BackupInput
-from godwit.engine.dump import backup_verb
+from godwit.contract.request import BackupInput, VerifyBackupInput
+from godwit.engine.dump import backup_verb, verify_backup_verb
 from godwit.engine.errors import StepFailed
 
 LOCATION = "shop/nightly-u1.dump"
@@ -46,3 +46,19 @@ def test_a_table_rewritten_long_before_is_backed_up(database, place):
     database.psql("ALTER TABLE item ALTER id TYPE bigint; SELECT lo_create(0)")
     database.psql("VACUUM FULL")
     assert backup_verb(place.context(), FULL).rows == 3
+
+
+@pytest.mark.parametrize("late", ["backup.before_rename", "backup.before_manifest"])
+def test_an_attempt_that_was_thought_lost_does_not_spoil_the_backup_of_the_next(database, place, late):
+    database.psql("CREATE TABLE item (id int)")
+    made = []
+
+    def point(name):
+        if name == late:
+            database.psql("INSERT INTO item VALUES (1)")  # so that the two archives differ
+            made.append(backup_verb(place.context(), FULL))
+
+    assert backup_verb(place.context(point=point), FULL) == made[0]
+    assert place.stored() == [LOCATION, LOCATION + ".json"]
+    read = verify_backup_verb(place.context(), VerifyBackupInput(location=LOCATION))
+    assert read.sha256 == made[0].sha256
