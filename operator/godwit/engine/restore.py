@@ -18,7 +18,7 @@ from godwit.contract.request import BackupType, RestoreInput
 from godwit.engine import journal, ownership, swap
 from godwit.engine.build import build, verify_built
 from godwit.engine.context import StepContext
-from godwit.engine.errors import StepFailed, fail, from_postgres
+from godwit.engine.errors import StepFailed, fail, from_postgres, utc
 from godwit.engine.fence import Fence, closed_by_others, lift
 from godwit.engine.lock import check_fence, migration_lock
 from godwit.engine.loss_since import loss_refusal
@@ -252,7 +252,7 @@ def _judge(job: _Job, live: Session) -> dict[str, Written]:
     written = written_since(live, job.manifest.snapshot, job.manifest.tables, job.ctx.format.TABLES)
     job.ctx.log.info(
         "restore.counted",
-        message=f"{_rows(total(written.values()))} written since {since:%Y-%m-%dT%H:%M:%SZ}",
+        message=f"{_rows(total(written.values()))} written since {utc(since)}",
         tables={name: w.to_json() for name, w in sorted(written.items())[:20]},
     )
     schemas = {live.schema, *job.ctx.request.connection.schemas}
