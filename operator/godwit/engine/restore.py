@@ -200,7 +200,10 @@ def _behind_fence(job: _Job, fence: Fence, live: Session, restored: Session) -> 
     ctx, names = job.ctx, job.names
     ctx.point("restore.fenced")
     ctx.log.info("restore.fenced", message=f"{names.live} takes no new connections")
-    fence.end_sessions(live.backend_pid, AS_IT_WAS)
+    fence.end_sessions(names.live, live.backend_pid, AS_IT_WAS)
+    # Monitoring connects to whatever database it finds, and nobody may be in the new one either.
+    swap.close(fence.session, names.building)
+    fence.end_sessions(names.building, restored.backend_pid, AS_IT_WAS)
     try:
         written = _judge(job, live)
         swap.carry_sequences(live, restored)

@@ -155,7 +155,7 @@ def _grantee(role: str) -> sql.Composable:
 
 
 def rename_both(session: Session, *, live: str, restored: str, old: str, comment: str) -> None:
-    """In one transaction: *live* becomes *old*, open and with *comment*, and *restored* becomes *live*.
+    """In one transaction: *live* becomes *old*, with *comment*, and *restored* becomes *live*; both open.
 
     Nobody may be connected to either. Raises psycopg.Error, and Opened where *live* is not closed any more.
     """
@@ -169,10 +169,16 @@ def rename_both(session: Session, *, live: str, restored: str, old: str, comment
         ):
             raise Opened
         session.execute(rename.format(sql.Identifier(restored), sql.Identifier(live)))
-        session.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(sql.Identifier(old)))
+        for name in (live, old):
+            session.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(sql.Identifier(name)))
         session.execute(
             sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(old), sql.Literal(comment))
         )
+
+
+def close(session: Session, name: str) -> None:
+    """Let nobody new into the database *name*."""
+    session.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(name)))
 
 
 def drop(session: Session, name: str) -> None:

@@ -100,6 +100,18 @@ def test_a_table_of_any_name_is_backed_up_counted_and_restored(database, make_re
     assert database.dump() == before
 
 
+def test_a_monitor_that_looks_into_the_new_database_is_not_in_the_way(restoring, database):
+    with ExitStack() as stack:
+
+        def point(name):
+            if name == "restore.before_fence":
+                (made,) = restoring.databases().keys() - {database.name}
+                stack.enter_context(psycopg.connect(restoring.server.uri(made)))
+
+        outcome = restoring.restore(point=point)
+    assert restoring.databases() == {database.name: True, outcome.old_database: True}
+
+
 def test_nothing_written_needs_no_consent(restoring, database):
     assert restoring.restore().lost_rows == 0
 
