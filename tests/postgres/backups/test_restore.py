@@ -112,6 +112,22 @@ def test_a_monitor_that_looks_into_the_new_database_is_not_in_the_way(restoring,
     assert restoring.databases() == {database.name: True, outcome.old_database: True}
 
 
+def test_a_limit_on_idle_sessions_does_not_end_a_restore_that_builds(database, role, make_restoring):
+    owner = role("owner", createdb=True, owns=True)
+    made = make_restoring(user=owner)
+    made.server.psql(f"ALTER ROLE {owner} SET idle_session_timeout = '200ms'")
+    idle = (
+        "SELECT coalesce(bool_and(clock_timestamp() - state_change > interval '1 s'), true) "
+        f"FROM pg_stat_activity WHERE usename = '{owner}'"
+    )
+
+    def point(name):
+        if name == "restore.built":
+            made.wait_for(lambda: made.server.psql(idle) == "t")
+
+    assert made.restore(point=point).lost_rows == 0
+
+
 def test_nothing_written_needs_no_consent(restoring, database):
     assert restoring.restore().lost_rows == 0
 
