@@ -75,7 +75,7 @@ _REWRITTEN: Final = """
 SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.oid = ANY (%s) AND c.relfilenode NOT IN (0, pg_relation_filenode(c.oid)) ORDER BY 1"""
 
-_LARGE_OBJECTS: Final = "pg_catalog.pg_largeobject"
+LARGE_OBJECTS: Final = "pg_catalog.pg_largeobject"
 """Their content, which only a superuser may read; `..._metadata`, who owns them, everybody may."""
 
 # A transaction number without its epoch, as in rows, becomes the newest full number that it can stand for.
@@ -161,8 +161,8 @@ def written_since(
         schema, _, name = key.partition(".")
         if key not in there and not _own(session, history, schema, name):
             found[key] = Written(gone=before.rows)
-    if _LARGE_OBJECTS not in there and f"{_LARGE_OBJECTS}_metadata" in there:
-        found[_LARGE_OBJECTS] = Written(unknown=True)
+    if LARGE_OBJECTS not in there and f"{LARGE_OBJECTS}_metadata" in there:
+        found[LARGE_OBJECTS] = Written(unknown=True)
     return {key: written for key, written in found.items() if written}
 
 

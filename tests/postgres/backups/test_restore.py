@@ -128,6 +128,19 @@ def test_a_limit_on_idle_sessions_does_not_end_a_restore_that_builds(database, r
     assert made.restore(point=point).lost_rows == 0
 
 
+def test_large_objects_with_gaps_come_back(database, make_restoring):
+    database.psql("SELECT lo_put(lo_create(7), 0, 'begin'); SELECT lo_put(7, 100000, 'end')")
+    content = database.psql("SELECT md5(lo_get(7))")
+    make_restoring().restore()
+    assert database.psql("SELECT md5(lo_get(7))") == content
+
+
+def test_a_database_without_the_procedural_language_comes_back(database, make_restoring):
+    database.psql("DROP EXTENSION plpgsql; CREATE TABLE item (id int); INSERT INTO item VALUES (1)")
+    make_restoring().restore()
+    assert database.psql("SELECT count(*) FROM item") == "1"
+
+
 def test_nothing_written_needs_no_consent(restoring, database):
     assert restoring.restore().lost_rows == 0
 
