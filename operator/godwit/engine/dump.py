@@ -17,6 +17,7 @@ from godwit.engine import journal
 from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed, fail, from_postgres
 from godwit.engine.holding import held
+from godwit.engine.maintenance import unhurried
 from godwit.engine.manifest import SUFFIX, Manifest, read_manifest, write_manifest
 from godwit.engine.programs import CHUNK, bare_environment, environment, major, running, version
 from godwit.engine.session import Session
@@ -56,8 +57,12 @@ def backup_verb(ctx: StepContext, verb: BackupInput) -> BackupOutcome:
             )
         store.free_bytes()  # a store that cannot be written is found before the work, not after it
         ctx.point("backup.before_dump")
-        manifest = _dump(ctx, store, verb, session, dump_version)
-        ctx.point("backup.before_manifest")
+        try:
+            manifest = _dump(ctx, store, verb, session, dump_version)
+            ctx.point("backup.before_manifest")
+            _only_one(store, verb.location)
+        except _Finished as other:
+            return _again(ctx, store, verb, other.manifest, session)
         write_manifest(store, verb.location, manifest)
         ctx.point("backup.done")
     return manifest.outcome(verb.location)
@@ -114,6 +119,21 @@ def archive_chunks(store: Store, location: str, manifest: Manifest) -> Iterator[
         )
 
 
+class _Finished(Exception):  # noqa: N818  what was found, no defect
+    """Another attempt finished this backup meanwhile."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        super().__init__()
+        self.manifest = manifest
+
+
+def _only_one(store: Store, location: str) -> None:
+    """Raise _Finished where an attempt that was thought lost, or came after this one, has finished."""
+    found = read_manifest(store, location)
+    if found is not None:
+        raise _Finished(found)
+
+
 def _again(
     ctx: StepContext, store: Store, verb: BackupInput, found: Manifest, session: Session
 ) -> BackupOutcome:
@@ -137,6 +157,7 @@ def _again(
 def _dump(ctx: StepContext, store: Store, verb: BackupInput, session: Session, dump_version: str) -> Manifest:
     facts: dict[str, Any] = {}
     try:
+        unhurried(session)
         session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         snapshot = current_snapshot(session)
         session.execute(f"SET LOCAL lock_timeout = '{LOCK_WAIT_S}s'")
@@ -218,6 +239,7 @@ def _write_archive(
         if status != 0:
             raise _dump_failure(child.complaint(), status)
         ctx.point("backup.before_rename")
+        _only_one(store, verb.location)
     return sha256.hexdigest(), size
 
 

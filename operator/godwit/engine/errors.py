@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import psycopg
@@ -70,6 +71,11 @@ def fail(
         ),
         outcome,
     )
+
+
+def utc(moment: datetime) -> str:
+    """*moment* for people, in UTC: the server gives its times in the zone of the session."""
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def from_postgres(

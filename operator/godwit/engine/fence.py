@@ -70,22 +70,22 @@ class Fence:
                 if not self.swapped:
                     self._lift()
 
-    def end_sessions(self, keep: int, standing: str) -> None:
-        """End every session of the database but the server process *keep*, and wait until they are gone.
+    def end_sessions(self, database: str, keep: int, standing: str) -> None:
+        """End every session of *database* but the server process *keep*, and wait until they are gone.
 
         Raises StepFailed(RestoreNotPossible) when one may not be ended or does not end.
         """
         while True:
             self.check(standing)
             with self._guard:
-                left = self.session.execute(_SESSIONS, [self.database, [keep]]).fetchall()
+                left = self.session.execute(_SESSIONS, [database, [keep]]).fetchall()
                 for pid, user in left:
                     try:
                         self.session.execute("SELECT pg_terminate_backend(%s)", [pid])
                     except psycopg.errors.InsufficientPrivilege:
                         raise fail(
                             Reason.RESTORE_NOT_POSSIBLE,
-                            f"The role may not end process {pid} of user {user}, which uses the database.",
+                            f"The role may not end process {pid} of user {user}, which uses {database}.",
                             standing=standing,
                             hint="GRANT pg_signal_backend to the role; superusers' sessions stay.",
                         ) from None

@@ -12,7 +12,7 @@ import psycopg
 from godwit.contract.reasons import Reason
 from godwit.engine import journal
 from godwit.engine.context import StepContext
-from godwit.engine.errors import StepFailed, fail
+from godwit.engine.errors import StepFailed, fail, utc
 from godwit.engine.session import Session
 
 WAIT_SECONDS: Final = 10.0
@@ -74,7 +74,7 @@ def _held(ctx: StepContext, session: Session, key: int, waited: float) -> StepFa
         ours = _ATTEMPT.sub("", name) == _ATTEMPT.sub("", ctx.application_name)
         texts.append(
             f"process {pid} ({name or 'no application name'}, user {user or 'hidden'}, connected since "
-            f"{f'{since:%Y-%m-%dT%H:%M:%SZ}' if since else 'hidden'}"
+            f"{utc(since) if since else 'hidden'}"
             f"{', an earlier attempt of this very step' if ours else ''})"
         )
     return fail(
@@ -105,8 +105,8 @@ def check_fence(ctx: StepContext, session: Session) -> None:
         if now > request.not_after:
             raise fail(
                 Reason.TOO_LATE,
-                f"The step got the lock at {now:%Y-%m-%dT%H:%M:%SZ}, "
-                f"but was allowed to start until {request.not_after:%Y-%m-%dT%H:%M:%SZ}.",
+                f"The step got the lock at {utc(now)}, "
+                f"but was allowed to start until {utc(request.not_after)}.",
                 standing="Nothing was changed.",
             )
     if request.expected_journal is not None:

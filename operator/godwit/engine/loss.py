@@ -13,10 +13,11 @@ from typing import Final
 from psycopg import sql
 
 from godwit.engine.session import Session
+from godwit.engine.snapshot import verbatim
 
 # Ordinary tables that hold rows; a partitioned one holds them in its partitions.
 _TABLES: Final = """
-SELECT c.oid::bigint, n.nspname, c.relname, pg_relation_filenode(c.oid)::bigint
+SELECT c.oid::bigint, n.nspname, c.relname, pg_relation_filenode(c.oid)::bigint, row_security_active(c.oid)
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'godwit')
    AND n.nspname NOT LIKE 'pg\\_t%%'
@@ -24,7 +25,8 @@ SELECT c.oid::bigint, n.nspname, c.relname, pg_relation_filenode(c.oid)::bigint
 
 # Values of a generated column follow from others.
 _COLUMNS: Final = """
-SELECT a.attrelid::bigint, a.attnum, a.attname, pg_get_expr(f.adbin, f.adrelid)
+SELECT a.attrelid::bigint, a.attnum, a.attname, '(' || pg_get_expr(f.adbin, f.adrelid) || ')::'
+       || format_type(a.atttypid, a.atttypmod)
   FROM pg_attribute a LEFT JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
  WHERE a.attrelid = ANY (%(oids)s) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''"""
 
@@ -39,8 +41,10 @@ class _Table:
     schema: str
     name: str
     file: int
+    hidden: bool
+    """Whether row security may hide rows from the role, a table's owner too where it is forced."""
     columns: dict[int, tuple[str, str | None]]
-    """attnum -> name, default expression."""
+    """attnum -> name, default expression as a value of the column's type."""
 
     @property
     def sql(self) -> sql.Identifier:
@@ -60,6 +64,9 @@ def lost_by(
     concerned stay locked against readers and writers until the transaction ends. *down* has been rolled back
     when this returns.
     """
+    (counting,) = session.execute("SELECT current_setting('track_counts') = 'on'").fetchone() or (False,)
+    if not counting:
+        return ["what nobody can tell: the server's track_counts is off, so that deletes are not counted"]
     before, changes_before = _tables(session, history), _changes(session)
     session.execute("SAVEPOINT godwit_down")
     down()
@@ -84,6 +91,9 @@ def lost_by(
     losses = []
     for oid, table in concerned.items():
         kept = after.get(oid)
+        if table.hidden and _some(session, oid):
+            losses.append(f"rows of {table} that row security hides from the role, so not countable")
+            continue
         if kept is None or kept.file != table.file:
             count = _count(session, table, own, _TRUE)
             losses += [f"{count} rows of {table}"] if count else []
@@ -104,8 +114,8 @@ def lost_by(
 
 def _tables(session: Session, history: Collection[str]) -> dict[int, _Table]:
     found = {
-        oid: _Table(schema, name, file or 0, {})
-        for oid, schema, name, file in session.execute(
+        oid: _Table(schema, name, file or 0, hidden, {})
+        for oid, schema, name, file, hidden in session.execute(
             _TABLES, {"schema": session.schema, "history": list(history)}
         )
     }
@@ -114,22 +124,33 @@ def _tables(session: Session, history: Collection[str]) -> dict[int, _Table]:
     return found
 
 
+def _some(session: Session, oid: int) -> bool:
+    """Whether the locked table may have rows: one without a page has none."""
+    row = session.execute("SELECT pg_relation_size(%s::oid) > 0", [oid]).fetchone()
+    return bool(row and row[0])
+
+
 def _changes(session: Session) -> dict[int, tuple[int, int]]:
     return {oid: (updated, deleted) for oid, updated, deleted in session.execute(_CHANGES)}
 
 
 def _set(column: str, default: str | None) -> sql.Composable:
-    """Whether a row's value is another than the default. The expression comes from the catalog itself."""
-    expression = sql.SQL(default or "NULL")
-    return sql.SQL("{} IS DISTINCT FROM ({})").format(sql.Identifier(column), expression)
+    """Whether a row's value is another than the default. The expression comes from the catalog itself.
+
+    Compared as text: json and point have no equality, that of box looks at areas only, and that of a
+    collation may overlook case.
+    """
+    value = sql.Identifier(column)
+    if default is None:
+        return sql.SQL("{} IS NOT NULL").format(value)
+    text = sql.SQL('({})::text COLLATE "C"')
+    return sql.SQL("{} IS DISTINCT FROM {}").format(text.format(value), text.format(sql.SQL(default)))
 
 
 def _count(
     session: Session, table: _Table, own: list[int], condition: sql.Composable, *, own_rows: bool = False
 ) -> int:
     """Rows that others wrote last and that meet *condition*; with *own_rows*, those of *own* instead."""
-    # A `%` in a default is no placeholder.
-    text = sql.SQL(condition.as_string(None).replace("%", "%%"))
     query = sql.SQL("SELECT count(*) FROM ONLY {} WHERE (xmin::text::bigint = ANY (%s)) = %s AND {}")
-    row = session.execute(query.format(table.sql, text), [own, own_rows]).fetchone()
+    row = session.execute(query.format(verbatim(table.sql), verbatim(condition)), [own, own_rows]).fetchone()
     return int(row[0]) if row else 0

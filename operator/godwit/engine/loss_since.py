@@ -5,6 +5,7 @@ from collections.abc import Set as AbstractSet
 from datetime import datetime
 
 from godwit.contract.reasons import Reason
+from godwit.engine.errors import utc
 from godwit.engine.snapshot import Written
 
 _NAMED = 5
@@ -20,7 +21,7 @@ def loss_refusal(
     Another service's schema is never rewound with ours, whatever loss its neighbour accepted.
     """
     others = {t: w for t, w in written.items() if t.partition(".")[0] not in {*schemas, _SYSTEM}}
-    moment = f"{since:%Y-%m-%dT%H:%M:%SZ}"
+    moment = utc(since)
     if others:
         return (
             Reason.SHARED_DATABASE,

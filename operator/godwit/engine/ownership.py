@@ -14,7 +14,7 @@ from godwit.contract.policy import Environment
 from godwit.contract.reasons import Reason
 from godwit.contract.request import StepRequest
 from godwit.engine import journal
-from godwit.engine.errors import StepFailed, fail
+from godwit.engine.errors import StepFailed, fail, utc
 from godwit.engine.journal import Event
 from godwit.engine.session import Session
 
@@ -41,7 +41,7 @@ def claim(session: Session, request: StepRequest, *, seconds: int = _CLAIM_GAP_S
         if row:
             raise fail(
                 Reason.DATABASE_BUSY,
-                f"{row[0]} works on this database, at the latest until {row[1]:%Y-%m-%dT%H:%M:%SZ}.",
+                f"{row[0]} works on this database, at the latest until {utc(row[1])}.",
                 standing="Nothing was changed.",
             )
         session.execute(

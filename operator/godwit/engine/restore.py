@@ -18,11 +18,11 @@ from godwit.contract.request import BackupType, RestoreInput
 from godwit.engine import journal, ownership, swap
 from godwit.engine.build import build, verify_built
 from godwit.engine.context import StepContext
-from godwit.engine.errors import StepFailed, fail, from_postgres
+from godwit.engine.errors import StepFailed, fail, from_postgres, utc
 from godwit.engine.fence import Fence, closed_by_others, lift
 from godwit.engine.lock import check_fence, migration_lock
 from godwit.engine.loss_since import loss_refusal
-from godwit.engine.maintenance import Names, lock_key, maintenance_session
+from godwit.engine.maintenance import Names, lock_key, maintenance_session, unhurried
 from godwit.engine.manifest import Manifest, read_manifest
 from godwit.engine.obstacles import swap_obstacles
 from godwit.engine.programs import major, version
@@ -134,6 +134,7 @@ def _replace(job: _Job, session: Session) -> RestoreOutcome:
     """Count, build, verify, close, count again, rename; *session* is on another database of the server."""
     ctx = job.ctx
     with ctx.session(writing=True) as live, migration_lock(ctx, live):
+        unhurried(live)
         check_fence(ctx, live)
         ownership.take_turn(live, ctx.request, job.verb.verb, process=ctx.process)
         ownership.claim(live, ctx.request)
@@ -152,6 +153,7 @@ def _replace(job: _Job, session: Session) -> RestoreOutcome:
             _judge(job, live)
             _build(job, session)
             with ctx.session(writing=True, database=job.names.building) as restored:
+                unhurried(restored)
                 return _swap(job, session, live, restored)
         except StepFailed as failed:
             ownership.end_failed(live, ctx.request, job.verb.verb, failed.failure)
@@ -200,7 +202,10 @@ def _behind_fence(job: _Job, fence: Fence, live: Session, restored: Session) -> 
     ctx, names = job.ctx, job.names
     ctx.point("restore.fenced")
     ctx.log.info("restore.fenced", message=f"{names.live} takes no new connections")
-    fence.end_sessions(live.backend_pid, AS_IT_WAS)
+    fence.end_sessions(names.live, live.backend_pid, AS_IT_WAS)
+    # Monitoring connects to whatever database it finds, and nobody may be in the new one either.
+    swap.close(fence.session, names.building)
+    fence.end_sessions(names.building, restored.backend_pid, AS_IT_WAS)
     try:
         written = _judge(job, live)
         swap.carry_sequences(live, restored)
@@ -223,6 +228,13 @@ def _behind_fence(job: _Job, fence: Fence, live: Session, restored: Session) -> 
             swap.rename_both(
                 fence.session, live=names.live, restored=names.building, old=names.old, comment=comment
             )
+    except swap.Opened:
+        raise fail(
+            Reason.RESTORE_NOT_POSSIBLE,
+            f"{names.live} was opened to connections, and not by this restore: "
+            "what was written then was not counted.",
+            standing=AS_IT_WAS,
+        ) from None
     except psycopg.errors.ObjectInUse as error:
         raise fail(
             Reason.RESTORE_NOT_POSSIBLE,
@@ -245,7 +257,7 @@ def _judge(job: _Job, live: Session) -> dict[str, Written]:
     written = written_since(live, job.manifest.snapshot, job.manifest.tables, job.ctx.format.TABLES)
     job.ctx.log.info(
         "restore.counted",
-        message=f"{_rows(total(written.values()))} written since {since:%Y-%m-%dT%H:%M:%SZ}",
+        message=f"{_rows(total(written.values()))} written since {utc(since)}",
         tables={name: w.to_json() for name, w in sorted(written.items())[:20]},
     )
     schemas = {live.schema, *job.ctx.request.connection.schemas}

@@ -16,6 +16,8 @@ from typing import Final
 from psycopg import sql
 
 from godwit.contract.base import Model
+from godwit.contract.reasons import Reason
+from godwit.engine.errors import fail
 from godwit.engine.journal import SCHEMA as JOURNAL_SCHEMA
 from godwit.engine.session import Session
 
@@ -68,7 +70,12 @@ SELECT 'pg_catalog', c.relname, c.oid::bigint, pg_relation_filenode(c.oid)::bigi
  ORDER BY 1, 2"""
 """Every table that holds rows of its own, partitions and extensions' tables included; and large objects."""
 
-_LARGE_OBJECTS: Final = "pg_catalog.pg_largeobject"
+# pg_class as the snapshot sees it, beside the file that the table has now. Catalogs have 0 there.
+_REWRITTEN: Final = """
+SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.oid = ANY (%s) AND c.relfilenode NOT IN (0, pg_relation_filenode(c.oid)) ORDER BY 1"""
+
+LARGE_OBJECTS: Final = "pg_catalog.pg_largeobject"
 """Their content, which only a superuser may read; `..._metadata`, who owns them, everybody may."""
 
 # A transaction number without its epoch, as in rows, becomes the newest full number that it can stand for.
@@ -100,7 +107,10 @@ def current_snapshot(session: Session) -> str:
 def count_tables(session: Session, snapshot: str) -> dict[str, TableCount]:
     """Every table's rows in the session's open REPEATABLE READ transaction, which has that *snapshot*.
 
-    Reads every row once. Row security is off: rows hidden from the role are an error, not missing.
+    Reads every row once. Row security is off: rows hidden from the role are an error, not missing. Raises
+    StepFailed(StateMoved) where a table was truncated, or rewritten by ALTER TABLE, after the snapshot and
+    before its lock: such a table looks empty to an older snapshot, to ours as to pg_dump's (PostgreSQL
+    manual, section 13.6).
     """
     session.execute("SET LOCAL row_security = off")
     xmin, _ = _bounds(snapshot)
@@ -112,6 +122,15 @@ def count_tables(session: Session, snapshot: str) -> dict[str, TableCount]:
             oid=oid,
             filenode=filenode or 0,
             writers=tuple(sorted(row[1])) if len(row[1]) <= _MOST_WRITERS else None,
+        )
+    # The locks of reading are kept to the end of the transaction: from here on nothing is rewritten.
+    rewritten = session.execute(_REWRITTEN, [[count.oid for count in counts.values()]]).fetchall()
+    if rewritten:
+        names = ", ".join(table for (table,) in rewritten[:5])
+        raise fail(
+            Reason.STATE_MOVED,
+            f"Others rewrote or truncated {names} just when the backup began; it would lack those rows.",
+            standing="The database was only read; no backup was made.",
         )
     return counts
 
@@ -142,8 +161,8 @@ def written_since(
         schema, _, name = key.partition(".")
         if key not in there and not _own(session, history, schema, name):
             found[key] = Written(gone=before.rows)
-    if _LARGE_OBJECTS not in there and f"{_LARGE_OBJECTS}_metadata" in there:
-        found[_LARGE_OBJECTS] = Written(unknown=True)
+    if LARGE_OBJECTS not in there and f"{LARGE_OBJECTS}_metadata" in there:
+        found[LARGE_OBJECTS] = Written(unknown=True)
     return {key: written for key, written in found.items() if written}
 
 
@@ -173,4 +192,9 @@ def _bounds(snapshot: str) -> tuple[int, int]:
 
 
 def _on(query: str, schema: str, name: str) -> sql.Composed:
-    return sql.SQL(query).format(table=sql.Identifier(schema, name))
+    return sql.SQL(query).format(table=verbatim(sql.Identifier(schema, name)))
+
+
+def verbatim(part: sql.Composable) -> sql.SQL:
+    """*part* for a query that has placeholders: a `%` in a name or an expression is none of them."""
+    return sql.SQL(part.as_string(None).replace("%", "%%"))

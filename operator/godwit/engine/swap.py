@@ -19,6 +19,10 @@ _LISTS: Final = (
 _PRIVILEGES: Final = ("CONNECT", "CREATE", "TEMPORARY")
 
 
+class Opened(Exception):  # noqa: N818  what was found, no defect
+    """Somebody else opened the database that was closed for the swap, so that it may have been written to."""
+
+
 @dataclass(frozen=True)
 class DatabaseFacts:
     """What CREATE DATABASE and ALTER DATABASE say of a database, and no dump of it holds."""
@@ -151,18 +155,30 @@ def _grantee(role: str) -> sql.Composable:
 
 
 def rename_both(session: Session, *, live: str, restored: str, old: str, comment: str) -> None:
-    """In one transaction: *live* becomes *old*, open and with *comment*, and *restored* becomes *live*.
+    """In one transaction: *live* becomes *old*, with *comment*, and *restored* becomes *live*; both open.
 
-    Nobody may be connected to either. Raises psycopg.Error.
+    Nobody may be connected to either. Raises psycopg.Error, and Opened where *live* is not closed any more.
     """
     rename = sql.SQL("ALTER DATABASE {} RENAME TO {}")
     with session.transaction():
         session.execute(rename.format(sql.Identifier(live), sql.Identifier(old)))
+        # From here nobody comes in until the end. Whether anybody could before, the catalog tells.
+        if (
+            session.execute("SELECT FROM pg_database WHERE datname = %s AND NOT datallowconn", [old]).rowcount
+            == 0
+        ):
+            raise Opened
         session.execute(rename.format(sql.Identifier(restored), sql.Identifier(live)))
-        session.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(sql.Identifier(old)))
+        for name in (live, old):
+            session.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(sql.Identifier(name)))
         session.execute(
             sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(old), sql.Literal(comment))
         )
+
+
+def close(session: Session, name: str) -> None:
+    """Let nobody new into the database *name*."""
+    session.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(name)))
 
 
 def drop(session: Session, name: str) -> None:

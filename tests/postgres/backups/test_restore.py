@@ -89,6 +89,58 @@ def test_tables_are_restored_side_by_side_after_the_archive_was_compared(restori
     assert parallel is (restore_jobs() > 1)
 
 
+def test_a_table_of_any_name_is_backed_up_counted_and_restored(database, make_restoring):
+    odd = '"50% of ""it\'s"" %s"'
+    database.psql(f"CREATE TABLE {odd} (id serial); INSERT INTO {odd} DEFAULT VALUES")
+    made = make_restoring()
+    before = database.dump()
+    database.psql(f"DELETE FROM {odd}")
+    assert made.failing().reason is Reason.DATA_WOULD_BE_LOST
+    assert made.restore(accept_data_loss=True).lost_rows == 1
+    assert database.dump() == before
+
+
+def test_a_monitor_that_looks_into_the_new_database_is_not_in_the_way(restoring, database):
+    with ExitStack() as stack:
+
+        def point(name):
+            if name == "restore.before_fence":
+                (made,) = restoring.databases().keys() - {database.name}
+                stack.enter_context(psycopg.connect(restoring.server.uri(made)))
+
+        outcome = restoring.restore(point=point)
+    assert restoring.databases() == {database.name: True, outcome.old_database: True}
+
+
+def test_a_limit_on_idle_sessions_does_not_end_a_restore_that_builds(database, role, make_restoring):
+    owner = role("owner", createdb=True, owns=True)
+    made = make_restoring(user=owner)
+    made.server.psql(f"ALTER ROLE {owner} SET idle_session_timeout = '200ms'")
+    idle = (
+        "SELECT coalesce(bool_and(clock_timestamp() - state_change > interval '1 s'), true) "
+        f"FROM pg_stat_activity WHERE usename = '{owner}'"
+    )
+
+    def point(name):
+        if name == "restore.built":
+            made.wait_for(lambda: made.server.psql(idle) == "t")
+
+    assert made.restore(point=point).lost_rows == 0
+
+
+def test_large_objects_with_gaps_come_back(database, make_restoring):
+    database.psql("SELECT lo_put(lo_create(7), 0, 'begin'); SELECT lo_put(7, 100000, 'end')")
+    content = database.psql("SELECT md5(lo_get(7))")
+    make_restoring().restore()
+    assert database.psql("SELECT md5(lo_get(7))") == content
+
+
+def test_a_database_without_the_procedural_language_comes_back(database, make_restoring):
+    database.psql("DROP EXTENSION plpgsql; CREATE TABLE item (id int); INSERT INTO item VALUES (1)")
+    make_restoring().restore()
+    assert database.psql("SELECT count(*) FROM item") == "1"
+
+
 def test_nothing_written_needs_no_consent(restoring, database):
     assert restoring.restore().lost_rows == 0
 

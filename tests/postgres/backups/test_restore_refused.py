@@ -31,12 +31,36 @@ def test_what_was_written_since_stops_it_without_a_fence(restoring, database):
     assert passed == ["restore.start"]
 
 
+def test_the_moment_that_a_loss_counts_from_is_told_in_utc_wherever_the_server_stands(
+    database, make_restoring
+):
+    database.psql(
+        f"ALTER DATABASE \"{database.name}\" SET timezone = 'Asia/Tokyo'; CREATE TABLE item (id int)"
+    )
+    made = make_restoring()
+    database.psql("INSERT INTO item VALUES (1)")
+    moment = made.backup.started_at.astimezone(UTC)
+    assert f"the snapshot at {moment:%Y-%m-%dT%H:%M:%SZ}" in made.failing().message
+
+
 def test_what_is_written_after_the_first_count_is_seen_behind_the_fence(restoring, database):
     def point(name):
         if name == "restore.before_fence":
             database.psql("INSERT INTO item (name) VALUES ('late')")
 
     assert restoring.failing(point=point).reason is Reason.DATA_WOULD_BE_LOST
+
+
+def test_a_fence_that_somebody_opened_stops_the_swap_for_what_may_have_been_written(restoring, database):
+    def point(name):
+        if name == "restore.before_swap":
+            restoring.server.psql(f'ALTER DATABASE "{database.name}" ALLOW_CONNECTIONS true')
+            database.psql("INSERT INTO item (name) VALUES ('uncounted')")
+
+    failure = restoring.failing(point=point, accept_data_loss=True)
+    assert failure.reason is Reason.RESTORE_NOT_POSSIBLE
+    assert "was opened to connections" in failure.message
+    assert database.psql("SELECT count(*) FROM item") == "3"
 
 
 def test_a_rewritten_table_is_an_unknown_loss(restoring, database):
