@@ -2,6 +2,7 @@
 
 import pytest
 
+from godwit.contract.outcome import Rung
 from godwit.contract.policy import Environment
 from godwit.contract.reasons import Reason
 from godwit.contract.request import RevertScope
@@ -243,6 +244,17 @@ def test_a_missing_way_back_is_told_before_anything_is_taken_back(project):
     failure, outcome = failure_of(lambda: project.revert("u9", OPERATION, ref))
     assert (failure.reason, failure.migration, outcome.reverted) == (Reason.DOWN_MISSING, "001_users", 0)
     assert project.rows() == ["001_users", "002_posts"]
+
+
+def test_an_empty_way_back_is_none_unless_there_was_nothing_to_do(project):
+    project.write("001_nothing", "-- nothing", "-- nothing")
+    project.write("002_users", USERS, "-- to be written")
+    down = next(r for r in project.planned().rungs if r.rung is Rung.DOWN)
+    assert (down.possible, down.why) == (False, "002_users has no usable down.sql")
+    ref = fails_at_the_end(project)
+    failure, outcome = failure_of(lambda: project.revert("u9", OPERATION, ref))
+    assert (failure.reason, failure.migration, outcome.reverted) == (Reason.DOWN_MISSING, "002_users", 0)
+    assert project.rows() == ["001_nothing", "002_users"]
 
 
 def test_a_half_done_file_is_not_taken_back_by_down_scripts(project):
