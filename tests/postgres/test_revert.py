@@ -70,6 +70,20 @@ def test_the_down_script_as_it_was_applied_is_used_even_when_the_source_has_lost
     assert three.database.psql("SELECT to_regclass('posts') IS NULL") == "t"
 
 
+def test_a_way_back_belongs_to_the_application_that_stands(three):
+    three.deploy("u1")
+    down = three.revert("u2", PLAN, three.plan("002_mail"))
+    three.verify("u2", down.state)
+    three.write("003_posts", "CREATE TABLE notes (id int);", "DROP TABLE notes;")
+    three.database.psql(
+        "CREATE TABLE notes (id int); INSERT INTO _prisma_migrations (id, checksum, migration_name, "
+        "started_at, finished_at, applied_steps_count) SELECT 'by Prisma itself', "
+        "encode(sha256('CREATE TABLE notes (id int);'), 'hex'), '003_posts', now(), now(), 1"
+    )
+    assert three.revert("u3", PLAN, three.plan("002_mail")).reverted == 1
+    assert three.database.psql("SELECT to_regclass('notes') IS NULL") == "t"
+
+
 def test_a_repeated_request_to_go_down_returns_the_recorded_outcome(three):
     three.deploy("u1")
     ref = three.plan("002_mail")
