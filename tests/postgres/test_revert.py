@@ -208,6 +208,31 @@ def test_values_of_a_new_column_count_and_defaults_do_not(project):
             "INSERT INTO p VALUES (1)",
             "1 rows of public.p1",
         ),
+        (
+            "ALTER TABLE base ADD j json DEFAULT '{}', ADD n numeric DEFAULT 0, ADD v char(3) DEFAULT '5%';",
+            "ALTER TABLE base DROP j, DROP n, DROP v;",
+            "UPDATE base SET x = 3 WHERE x = 2; UPDATE base SET j = '{}', n = 0, v = '5%' WHERE x = 1",
+            "",
+        ),
+        (
+            "ALTER TABLE base ADD j json DEFAULT '{}';",
+            "ALTER TABLE base DROP j;",
+            "UPDATE base SET j = '{\"a\": 1}' WHERE x = 1",
+            "1 values of public.base.j",
+        ),
+        (
+            "ALTER TYPE pair ADD ATTRIBUTE c text;",
+            "ALTER TYPE pair DROP ATTRIBUTE c;",
+            "UPDATE held SET p = ROW(1, 2, 'c') WHERE id = 1",
+            "1 values of public.held.p",
+        ),
+        (
+            "ALTER TYPE pair ADD ATTRIBUTE c text;",
+            "ALTER TYPE pair DROP ATTRIBUTE c;",
+            "UPDATE held SET many = ARRAY[ROW(1, 2, 'c')::pair] WHERE id = 1",
+            "1 values of public.held.many",
+        ),
+        ("ALTER TYPE pair ADD ATTRIBUTE c text;", "ALTER TYPE pair DROP ATTRIBUTE c;", "", ""),
     ],
     ids=[
         "rows that the migration wrote itself",
@@ -221,10 +246,20 @@ def test_values_of_a_new_column_count_and_defaults_do_not(project):
         "a view",
         "a generated column",
         "a partition dropped with its parent",
+        "defaults of types that cannot be compared, or compared only loosely",
+        "a value of a type that cannot be compared",
+        "a part of a type that a column is of",
+        "a part of a type that a column has an array of",
+        "a part of a type that nobody filled",
     ],
 )
 def test_what_taking_back_loses(project, up, down, write, lost):
-    project.write("001_base", "CREATE TABLE base (x int); INSERT INTO base VALUES (1), (2);")
+    project.write(
+        "001_base",
+        "CREATE TABLE base (x int); INSERT INTO base VALUES (1), (2);"
+        "CREATE TYPE pair AS (a int, b int); CREATE TABLE held (id int, p pair, many pair[]);"
+        "INSERT INTO held (id) VALUES (1), (2);",
+    )
     project.deploy("u1")
     project.write("002_it", up, down)
     ref = fails_at_the_end(project)
