@@ -227,6 +227,16 @@ def test_set_local_is_fine_and_other_settings_are_set_right_again(project):
     assert project.database.psql("SELECT to_regclass('app.t') IS NOT NULL") == "t"
 
 
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+@pytest.mark.parametrize("more", ["", "CREATE INDEX CONCURRENTLY i ON t (x);"])
+def test_a_file_is_utf8_whatever_encoding_it_sets(project, encoding, more):
+    sql = f"SET client_encoding = '{encoding}'; CREATE TABLE t (x text); INSERT INTO t VALUES ('é'); {more}"
+    project.write("001_à", sql, "DROP TABLE t; -- costs 5 €")
+    assert project.deploy().current == "001_à"
+    assert project.database.psql("SELECT x FROM t") == "é"
+    assert project.database.psql("SELECT down_sql FROM godwit.journal WHERE event = 'Applied'")[-1] == "€"
+
+
 def test_a_do_block_runs_with_its_history_row_or_not_at_all(project):
     project.write("001_do", "DO $$ BEGIN CREATE TABLE a (id int); END $$;")
     project.write("002_bad", "DO $$ BEGIN CREATE TABLE b (id int); RAISE EXCEPTION 'no'; END $$;")

@@ -20,7 +20,7 @@ from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed
 from godwit.engine.formats.prisma import ADVISORY_KEY
 from godwit.engine.lock import HOLDS, check_fence, migration_lock, waiters
-from godwit.engine.model import Script
+from godwit.engine.model import History, HistoryRow, Script
 from godwit.engine.session import Session
 
 
@@ -58,7 +58,7 @@ def test_without_a_journal_everything_reads_as_empty_and_nothing_is_made(databas
     before = database.dump(without=())
     assert journal.head(session) == 0
     assert journal.head_of_others(session, "u1") == 0
-    assert journal.kept_downs(session) == {}
+    assert journal.kept_downs(session, standing("r"), "") == {}
     assert journal.entries_of(session, "u1") == ()
     assert journal.find_done(session, ctx.request, "Apply") is None
     assert ownership.stamp(session) is None
@@ -82,9 +82,14 @@ def test_rows_stand_when_their_transaction_does_and_ids_have_no_gaps(ctx, sessio
     assert journal.head_of_others(session, "u2") == 1
 
 
+def standing(row: str) -> History:
+    at = datetime.now(UTC)
+    return History("public", exists=True, rows=(HistoryRow(row, "m1", "c", at, finished_at=at),))
+
+
 def test_the_down_script_of_the_last_application_is_kept(ctx, session):
     journal.ensure(session)
-    for text in ("DROP TABLE a;", "DROP TABLE b; -- ü"):
+    for row, text in (("r1", "DROP TABLE a;"), ("r2", "DROP TABLE b; -- ü")):
         script = Script("m1/down.sql", text.encode(), "c")
         journal.append(
             session,
@@ -94,9 +99,10 @@ def test_the_down_script_of_the_last_application_is_kept(ctx, session):
             migration="m1",
             checksum="c",
             down=script,
+            detail={"row": row},
         )
     journal.append(session, ctx.request, journal.Event.APPLIED, verb="Apply", migration="m2", checksum="d")
-    kept = journal.kept_downs(session)
+    kept = journal.kept_downs(session, standing("r2"), "")
     assert {name: (s.path, s.text) for name, s in kept.items()} == {
         "m1": ("m1/down.sql", "DROP TABLE b; -- ü")
     }
@@ -108,6 +114,10 @@ def test_the_down_script_of_the_last_application_is_kept(ctx, session):
     ]
     assert entries[0].down is not None
     assert entries[2].down is None
+    assert journal.kept_downs(session, standing("another tool's"), "") == {}
+    journal.append(session, ctx.request, journal.Event.REVERTED, verb="Revert", migration="m1")
+    assert journal.kept_downs(session, standing("r2"), "") == {}
+    assert journal.kept_downs(session, standing("r2"), "u1").keys() == {"m1"}
 
 
 def test_a_done_verb_is_found_by_its_operation_and_by_its_object_name(database, ctx, session):

@@ -275,6 +275,15 @@ def test_a_detach_behind_another_partitions_pending_one_leaves_that_one_alone(pr
     assert project.database.psql(PENDING) == "1"
 
 
+@pytest.mark.parametrize("name", ["others", "nobody"])
+def test_a_detach_of_what_is_no_partition_fails_and_is_not_called_done(project, name):
+    begun(project, USERS + PARTS, f"ALTER TABLE p DETACH PARTITION {name} CONCURRENTLY;")
+    failure, outcome = failure_of(lambda: project.apply("u2"))
+    assert (failure.reason, failure.sqlstate) == (Reason.MIGRATION_FAILED, "42P01")
+    assert failure.standing == "Nothing of 002_step is left."
+    assert (outcome.partial, project.rows()) == ("", ["001_setup", "002_step~"])
+
+
 @pytest.mark.parametrize("sql", [DROP, "DROP INDEX CONCURRENTLY IF EXISTS users_name;"])
 def test_a_drop_that_was_killed_half_way_is_finished(project, sql):
     begun(project, USERS, sql)

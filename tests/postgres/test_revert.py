@@ -3,6 +3,7 @@
 import pytest
 from failing import failure_of
 
+from godwit.contract.outcome import Rung
 from godwit.contract.policy import Environment
 from godwit.contract.reasons import Reason
 from godwit.contract.request import RevertScope
@@ -61,6 +62,20 @@ def test_the_down_script_as_it_was_applied_is_used_even_when_the_source_has_lost
     (three.folder / "002_mail" / "down.sql").unlink()
     assert three.revert("u2", PLAN, three.plan("001_users")).reverted == 2
     assert three.database.psql("SELECT to_regclass('posts') IS NULL") == "t"
+
+
+def test_a_way_back_belongs_to_the_application_that_stands(three):
+    three.deploy("u1")
+    down = three.revert("u2", PLAN, three.plan("002_mail"))
+    three.verify("u2", down.state)
+    three.write("003_posts", "CREATE TABLE notes (id int);", "DROP TABLE notes;")
+    three.database.psql(
+        "CREATE TABLE notes (id int); INSERT INTO _prisma_migrations (id, checksum, migration_name, "
+        "started_at, finished_at, applied_steps_count) SELECT 'by Prisma itself', "
+        "encode(sha256('CREATE TABLE notes (id int);'), 'hex'), '003_posts', now(), now(), 1"
+    )
+    assert three.revert("u3", PLAN, three.plan("002_mail")).reverted == 1
+    assert three.database.psql("SELECT to_regclass('notes') IS NULL") == "t"
 
 
 def test_a_repeated_request_to_go_down_returns_the_recorded_outcome(three):
@@ -187,6 +202,31 @@ def test_values_of_a_new_column_count_and_defaults_do_not(project):
             "INSERT INTO p VALUES (1)",
             "1 rows of public.p1",
         ),
+        (
+            "ALTER TABLE base ADD j json DEFAULT '{}', ADD n numeric DEFAULT 0, ADD v char(3) DEFAULT '5%';",
+            "ALTER TABLE base DROP j, DROP n, DROP v;",
+            "UPDATE base SET x = 3 WHERE x = 2; UPDATE base SET j = '{}', n = 0, v = '5%' WHERE x = 1",
+            "",
+        ),
+        (
+            "ALTER TABLE base ADD j json DEFAULT '{}';",
+            "ALTER TABLE base DROP j;",
+            "UPDATE base SET j = '{\"a\": 1}' WHERE x = 1",
+            "1 values of public.base.j",
+        ),
+        (
+            "ALTER TYPE pair ADD ATTRIBUTE c text;",
+            "ALTER TYPE pair DROP ATTRIBUTE c;",
+            "UPDATE held SET p = ROW(1, 2, 'c') WHERE id = 1",
+            "1 values of public.held.p",
+        ),
+        (
+            "ALTER TYPE pair ADD ATTRIBUTE c text;",
+            "ALTER TYPE pair DROP ATTRIBUTE c;",
+            "UPDATE held SET many = ARRAY[ROW(1, 2, 'c')::pair] WHERE id = 1",
+            "1 values of public.held.many",
+        ),
+        ("ALTER TYPE pair ADD ATTRIBUTE c text;", "ALTER TYPE pair DROP ATTRIBUTE c;", "", ""),
     ],
     ids=[
         "rows that the migration wrote itself",
@@ -200,10 +240,20 @@ def test_values_of_a_new_column_count_and_defaults_do_not(project):
         "a view",
         "a generated column",
         "a partition dropped with its parent",
+        "defaults of types that cannot be compared, or compared only loosely",
+        "a value of a type that cannot be compared",
+        "a part of a type that a column is of",
+        "a part of a type that a column has an array of",
+        "a part of a type that nobody filled",
     ],
 )
 def test_what_taking_back_loses(project, up, down, write, lost):
-    project.write("001_base", "CREATE TABLE base (x int); INSERT INTO base VALUES (1), (2);")
+    project.write(
+        "001_base",
+        "CREATE TABLE base (x int); INSERT INTO base VALUES (1), (2);"
+        "CREATE TYPE pair AS (a int, b int); CREATE TABLE held (id int, p pair, many pair[]);"
+        "INSERT INTO held (id) VALUES (1), (2);",
+    )
     project.deploy("u1")
     project.write("002_it", up, down)
     ref = fails_at_the_end(project)
@@ -237,6 +287,17 @@ def test_a_missing_way_back_is_told_before_anything_is_taken_back(project):
     failure, outcome = failure_of(lambda: project.revert("u9", OPERATION, ref))
     assert (failure.reason, failure.migration, outcome.reverted) == (Reason.DOWN_MISSING, "001_users", 0)
     assert project.rows() == ["001_users", "002_posts"]
+
+
+def test_an_empty_way_back_is_none_unless_there_was_nothing_to_do(project):
+    project.write("001_nothing", "-- nothing", "-- nothing")
+    project.write("002_users", USERS, "-- to be written")
+    down = next(r for r in project.planned().rungs if r.rung is Rung.DOWN)
+    assert (down.possible, down.why) == (False, "002_users has no usable down.sql")
+    ref = fails_at_the_end(project)
+    failure, outcome = failure_of(lambda: project.revert("u9", OPERATION, ref))
+    assert (failure.reason, failure.migration, outcome.reverted) == (Reason.DOWN_MISSING, "002_users", 0)
+    assert project.rows() == ["001_nothing", "002_users"]
 
 
 def test_a_half_done_file_is_not_taken_back_by_down_scripts(project):

@@ -56,6 +56,7 @@ _QUERYING: Final = _DELETING | {
 }
 """Statements that can hold a DELETE or its like: in a CTE, behind ANALYZE, to be executed later."""
 
+_ON_COMMIT: Final = {"ONCOMMIT_DELETE_ROWS", "ONCOMMIT_DROP"}
 # A procedure's body is only text to the parser; these words can destroy, or hide what does.
 _DANGEROUS: Final = re.compile(
     r"\b(alter|call|delete|drop|execute|merge|perform|truncate|update)\b", re.IGNORECASE
@@ -180,3 +181,23 @@ def made_after(tag: str, node: Node, made: frozenset[str]) -> frozenset[str]:
             return frozenset()
         case _:
             return made
+
+
+def ends_at_commit(tag: str, node: Node) -> bool:
+    """Whether a COMMIT undoes it: SET LOCAL and its like, and what ON COMMIT says of a temporary table."""
+    match tag:
+        case "VariableSetStmt":
+            return bool(node.get("is_local"))
+        case "CreateStmt":
+            return node.get("oncommit") in _ON_COMMIT
+        case "CreateTableAsStmt":
+            return node["into"].get("onCommit") in _ON_COMMIT
+        case _:
+            calls = (call for name, call in walk({tag: node}) if name == "FuncCall")
+            return any(strings(call["funcname"])[-1] == "set_config" and _is_true(call) for call in calls)
+
+
+def _is_true(call: Node) -> bool:
+    """Whether the last argument is, or may be."""
+    last = call["args"][-1].get("A_Const", {}) if call.get("args") else {}
+    return "boolval" not in last or bool(last["boolval"].get("boolval"))

@@ -176,6 +176,8 @@ def _script(run: Run, part: Part, body: str, now: _UnderWay) -> None:
 
 def _look_at(run: Run, statements: Sequence[Statement], opened: Opened) -> None:
     """What a script left of its transaction and of the session. Raises StepFailed, psycopg.Error."""
+    # Files are sent as UTF-8, and so is what is recorded about them, whatever the script has set.
+    run.session.later("SET client_encoding = 'UTF8'")
     asked = run.guard.ask()
     try:
         # Deferred constraints would pass every check here and then fail COMMIT.

@@ -22,7 +22,7 @@ from godwit.contract.reasons import Reason
 from godwit.contract.request import StepRequest
 from godwit.engine.errors import StepFailed, fail
 from godwit.engine.message import Answer
-from godwit.engine.model import Declared, Script
+from godwit.engine.model import Declared, History, Script
 from godwit.engine.session import Session
 
 SCHEMA: Final = "godwit"
@@ -145,11 +145,14 @@ SELECT coalesce(max(id), 0) + 1, %(object)s, %(operation)s, %(spec_hash)s, %(ste
   FROM godwit.journal
 RETURNING id"""
 
+# Whoever applied a migration again after it had been taken back may have applied another file.
 _KEPT_DOWNS: Final = """
 SELECT migration, down_path, down_sql
-  FROM (SELECT DISTINCT ON (migration) migration, down_path, down_sql
-          FROM godwit.journal WHERE event = 'Applied' ORDER BY migration, id DESC) AS last
- WHERE down_sql IS NOT NULL"""
+  FROM (SELECT DISTINCT ON (migration) migration, event, down_path, down_sql, detail
+          FROM godwit.journal
+         WHERE event = 'Applied' OR event = 'Reverted' AND operation <> %(besides)s
+         ORDER BY migration, id DESC) AS last
+ WHERE event = 'Applied' AND down_sql IS NOT NULL AND detail ->> 'row' = ANY (%(rows)s)"""
 
 
 _CARRIED_OUT: Final = """
@@ -275,11 +278,15 @@ def _max(session: Session, query: LiteralString, params: Sequence[object]) -> in
     return int(row[0] or 0) if row else 0
 
 
-def kept_downs(session: Session) -> dict[str, Script]:
-    """The way back of each migration as it was when the migration was applied last; by migration name."""
+def kept_downs(session: Session, history: History, besides: str) -> dict[str, Script]:
+    """The way back of each migration as it was when the row that stands in *history* was written; by name.
+
+    What the operation *besides* took back itself counts as not taken back.
+    """
     if not check_rights(session):
         return {}
-    rows = session.execute(_KEPT_DOWNS)
+    ids = [row.id for row in history.applied]
+    rows = session.execute(_KEPT_DOWNS, {"besides": besides, "rows": ids})
     return {name: _script(path, text) for name, path, text in rows}
 
 

@@ -118,6 +118,8 @@ def note(session: Session, what: Subject) -> dict[str, Any]:
             row = session.execute("SELECT to_regclass(%s)::oid::bigint", [what.index]).fetchone()
             oid = row[0] if row else None
             return {"index": oid, "valid": _valid(session, oid)}
+        case "Detach":
+            return {"attached": _detach_pending(session, what) is not None}
         case _:
             return {}
 
@@ -141,11 +143,11 @@ def look(session: Session, what: Subject, before: dict[str, Any]) -> Verdict:
             new = tuple(oid for oid in _leftovers(session, what) if oid not in before["invalid"])
             return Verdict(State.LEFT, new) if new else Verdict(State.NOT_DONE)
         case "Detach":
-            row = session.execute(_ATTACHED, [what.table, what.partition]).fetchone()
-            if row is None:
-                return Verdict(State.DONE)
+            pending = _detach_pending(session, what)
+            if pending is None:  # what was no partition before cannot have been detached
+                return Verdict(State.DONE if before.get("attached", True) else State.NOT_DONE)
             finish = f"ALTER TABLE {what.table} DETACH PARTITION {what.partition} FINALIZE"
-            return Verdict(State.PENDING, finish=finish) if row[0] else Verdict(State.NOT_DONE)
+            return Verdict(State.PENDING, finish=finish) if pending else Verdict(State.NOT_DONE)
         case "Maintenance":
             return Verdict(State.NOT_DONE)
         case _:
@@ -155,6 +157,12 @@ def look(session: Session, what: Subject, before: dict[str, Any]) -> Verdict:
 def _leftovers(session: Session, what: Subject) -> list[int]:
     names = {"name": what.table, "schema": what.schema}
     return [oid for (oid,) in session.execute(_LEFTOVERS, names)]
+
+
+def _detach_pending(session: Session, what: Subject) -> bool | None:
+    """Whether the partition waits to be detached for good; None where it is none of the table's."""
+    row = session.execute(_ATTACHED, [what.table, what.partition]).fetchone()
+    return bool(row[0]) if row else None
 
 
 def _valid(session: Session, oid: int | None) -> bool | None:

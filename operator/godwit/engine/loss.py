@@ -25,10 +25,28 @@ SELECT c.oid::bigint, n.nspname, c.relname, pg_relation_filenode(c.oid)::bigint,
 
 # Values of a generated column follow from others.
 _COLUMNS: Final = """
-SELECT a.attrelid::bigint, a.attnum, a.attname, '(' || pg_get_expr(f.adbin, f.adrelid) || ')::'
-       || format_type(a.atttypid, a.atttypmod)
+SELECT a.attrelid::bigint, a.attnum, a.attname, pg_get_expr(f.adbin, f.adrelid),
+       format_type(a.atttypid, a.atttypmod)
   FROM pg_attribute a LEFT JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
  WHERE a.attrelid = ANY (%(oids)s) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''"""
+
+# The parts of each row type; columns of other tables may be of it.
+_PARTS: Final = """
+SELECT c.oid::bigint, array_agg(a.attnum) FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+ WHERE c.relkind IN ('c', 'r', 'p') AND a.attnum > 0 AND NOT a.attisdropped GROUP BY c.oid"""
+
+# Columns that are of these row types, or of arrays, domains, ranges and other row types made of them.
+_HOLDING: Final = """
+WITH RECURSIVE made AS (
+    SELECT reltype AS type FROM pg_class WHERE oid = ANY (%s::bigint[]::oid[])
+    UNION
+    SELECT other.type FROM made CROSS JOIN LATERAL (
+        SELECT oid FROM pg_type WHERE typelem = made.type OR typbasetype = made.type
+        UNION ALL SELECT rngtypid FROM pg_range WHERE rngsubtype = made.type
+        UNION ALL SELECT c.reltype FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+                   WHERE a.atttypid = made.type AND NOT a.attisdropped) AS other (type))
+SELECT attrelid::bigint, attnum FROM pg_attribute
+ WHERE atttypid IN (SELECT type FROM made) AND attnum > 0 AND NOT attisdropped"""
 
 _CHANGES: Final = """
 SELECT relid::bigint, n_tup_upd, n_tup_del FROM pg_stat_xact_user_tables WHERE n_tup_upd + n_tup_del > 0"""
@@ -43,8 +61,8 @@ class _Table:
     file: int
     hidden: bool
     """Whether row security may hide rows from the role, a table's owner too where it is forced."""
-    columns: dict[int, tuple[str, str | None]]
-    """attnum -> name, default expression as a value of the column's type."""
+    columns: dict[int, tuple[str, str | None, str]]
+    """attnum -> name, default expression, type."""
 
     @property
     def sql(self) -> sql.Identifier:
@@ -67,10 +85,10 @@ def lost_by(
     (counting,) = session.execute("SELECT current_setting('track_counts') = 'on'").fetchone() or (False,)
     if not counting:
         return ["what nobody can tell: the server's track_counts is off, so that deletes are not counted"]
-    before, changes_before = _tables(session, history), _changes(session)
+    before, changes_before, parts = _tables(session, history), _changes(session), _parts(session)
     session.execute("SAVEPOINT godwit_down")
     down()
-    after, changes = _tables(session, history), _changes(session)
+    after, changes, parts_after = _tables(session, history), _changes(session), _parts(session)
     own = [txid % 2**32 for txid in txids]
     written = {
         oid: _count(session, after[oid], own, _TRUE, own_rows=True)
@@ -78,13 +96,17 @@ def lost_by(
         if changes[oid] != changes_before.get(oid)
     }
     session.execute("ROLLBACK TO SAVEPOINT godwit_down")
+    narrower = [oid for oid, numbers in parts.items() if numbers - parts_after.get(oid, numbers)]
+    holding = _holding(session, narrower) if narrower else set()
+    dropped = {
+        oid: {n for n in table.columns if n not in after[oid].columns or (oid, n) in holding}
+        for oid, table in before.items()
+        if oid in after
+    }
     concerned = {
         oid: table
         for oid, table in before.items()
-        if oid not in after
-        or after[oid].file != table.file
-        or table.columns.keys() - after[oid].columns.keys()
-        or oid in written
+        if oid not in after or after[oid].file != table.file or dropped[oid] or oid in written
     }
     for table in concerned.values():
         session.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE").format(table.sql))
@@ -98,9 +120,9 @@ def lost_by(
             count = _count(session, table, own, _TRUE)
             losses += [f"{count} rows of {table}"] if count else []
             continue
-        for number in sorted(table.columns.keys() - kept.columns.keys()):
-            name, default = table.columns[number]
-            count = _count(session, table, own, _set(name, default))
+        for number in sorted(dropped[oid]):
+            name, default, kind = table.columns[number]
+            count = _count(session, table, own, _set(name, default, kind))
             losses += [f"{count} values of {table}.{name}"] if count else []
         if oid in written:
             updated, deleted = (
@@ -119,8 +141,9 @@ def _tables(session: Session, history: Collection[str]) -> dict[int, _Table]:
             _TABLES, {"schema": session.schema, "history": list(history)}
         )
     }
-    for oid, number, name, default in session.execute(_COLUMNS, {"oids": list(found)}):
-        found[oid].columns[number] = (name, default)
+    for oid, number, *column in session.execute(_COLUMNS, {"oids": list(found)}):
+        name, default, kind = column
+        found[oid].columns[number] = (name, default, kind)
     return found
 
 
@@ -130,21 +153,27 @@ def _some(session: Session, oid: int) -> bool:
     return bool(row and row[0])
 
 
+def _parts(session: Session) -> dict[int, set[int]]:
+    return {oid: set(numbers) for oid, numbers in session.execute(_PARTS)}
+
+
+def _holding(session: Session, types: list[int]) -> set[tuple[int, int]]:
+    """Table and attnum of each column whose values have a part that is of one of the row *types*."""
+    return {(oid, number) for oid, number in session.execute(_HOLDING, [types])}
+
+
 def _changes(session: Session) -> dict[int, tuple[int, int]]:
     return {oid: (updated, deleted) for oid, updated, deleted in session.execute(_CHANGES)}
 
 
-def _set(column: str, default: str | None) -> sql.Composable:
-    """Whether a row's value is another than the default. The expression comes from the catalog itself.
-
-    Compared as text: json and point have no equality, that of box looks at areas only, and that of a
-    collation may overlook case.
-    """
-    value = sql.Identifier(column)
+def _set(column: str, default: str | None, kind: str) -> sql.Composable:
+    """Whether a row's value is another than the default. Expression and type come from the catalog itself."""
+    name = sql.Identifier(column)
     if default is None:
-        return sql.SQL("{} IS NOT NULL").format(value)
-    text = sql.SQL('({})::text COLLATE "C"')
-    return sql.SQL("{} IS DISTINCT FROM {}").format(text.format(value), text.format(sql.SQL(default)))
+        return sql.SQL("{} IS DISTINCT FROM NULL").format(name)
+    # By the bytes of the values: not every type has an operator that compares them, json for one.
+    value = sql.SQL(f"CAST(({default}) AS {kind})")
+    return sql.SQL("record_image_ne(ROW({}), ROW({}))").format(name, value)
 
 
 def _count(

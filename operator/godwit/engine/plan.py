@@ -182,10 +182,11 @@ def plan_of(
         return [*key_findings(session, steps), *predicted]
 
     history = with_unfinished(session, history or tool.read_history(session), tool, operation)
+    history = tool.fill(history, source)
     return make_plan(
         source,
-        tool.fill(history, source),
-        journal.kept_downs(session),
+        history,
+        journal.kept_downs(session, history, operation),
         identity=session.identity,
         policy=effective_policy(session, policy),
         target=target,

@@ -11,7 +11,7 @@ from typing import Any, Final
 from godwit.contract.policy import Environment
 from godwit.contract.reasons import Reason
 from godwit.engine.batched import Batched, NotBatched, asked, take_apart
-from godwit.engine.classify import Facts, facts, made_after
+from godwit.engine.classify import Facts, ends_at_commit, facts, made_after
 from godwit.engine.errors import StepFailed, fail
 from godwit.engine.model import Mode, ParsedScript, Script, Statement, Transaction
 from godwit.engine.not_sql import explain_refusal
@@ -68,6 +68,8 @@ def _parse(script: Script, environment: Environment, tables: Collection[str], mi
     wrapped = bool(edges)
     body = _without(text, edges)
     numbers = {edge.index for edge in edges}
+    if numbers:
+        _check_commits(script, raw, numbers, migration)
     raw = [item for item in raw if item[0].index not in numbers]
     made: frozenset[str] = frozenset()
     statements: list[Statement] = []
@@ -159,6 +161,26 @@ def _edges(raw: list[_Raw]) -> list[Statement]:
         inside = begins
         edges.append(statement)
     return [] if inside else edges
+
+
+def _check_commits(script: Script, raw: list[_Raw], edges: Collection[int], migration: str) -> None:
+    """Raise StepFailed for what a COMMIT in the file would end, where the file goes on behind it.
+
+    The COMMIT is taken off, so it would last to the end of the file.
+    """
+    lasting: Statement | None = None
+    commit = 0
+    for statement, node in raw:
+        if statement.index in edges:
+            commit = statement.line if lasting and node["kind"] == "TRANS_STMT_COMMIT" else commit
+        elif lasting and commit:
+            why = (
+                f"it ends at the COMMIT of line {commit}, taken off because a file is one transaction "
+                f"with its history row, and line {statement.line} comes after it: give that a file of its own"
+            )
+            raise _refused(script, lasting, why, migration)
+        elif lasting is None and ends_at_commit(statement.tag, node):
+            lasting = statement
 
 
 def _without(text: str, edges: list[Statement]) -> str:

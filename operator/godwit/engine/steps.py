@@ -36,7 +36,9 @@ def up_steps(
         down = migration.down
         if down is not None:
             try:
-                parse(down, environment, tables=tables, migration=migration.name)
+                back = parse(down, environment, tables=tables, migration=migration.name)
+                if run.statements and not back.statements:
+                    down = None  # as good as none: it would take back the history's row alone
             except StepFailed as exc:
                 # Not kept in the journal either: a corrected one in the source must not lose to it.
                 down = None

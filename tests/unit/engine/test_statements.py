@@ -126,6 +126,33 @@ def test_plain_pairs_in_the_middle_of_a_file_are_blanked_as_prisma_writes_them_f
 @pytest.mark.parametrize(
     "sql",
     [
+        "SET LOCAL session_replication_role = replica",
+        "SET LOCAL search_path = s",
+        "SET LOCAL ROLE r",
+        "SELECT set_config('search_path', 's', true)",
+        "CREATE TEMP TABLE users (id int) ON COMMIT DROP",
+        "CREATE TEMP TABLE t ON COMMIT DELETE ROWS AS SELECT 1",
+    ],
+)
+def test_what_a_commit_in_the_middle_would_end_is_refused(sql):
+    failure = refused(f"SELECT 1;\nBEGIN;\n{sql};\nSELECT 2;\nCOMMIT;\nBEGIN;\nDELETE FROM users;\nCOMMIT;")
+    assert (failure.reason, failure.line) == (Reason.STATEMENT_REFUSED, 3)
+    assert "ends at the COMMIT of line 5" in failure.message
+    assert "line 7 comes after it" in failure.message
+    assert parsed(f"SELECT 1;\nBEGIN;\n{sql};\nSELECT 2;\nCOMMIT;\n").mode is Mode.WHOLE
+    assert parsed(f"BEGIN; SELECT 1; COMMIT; BEGIN; {sql}; COMMIT;").mode is Mode.WHOLE
+
+
+@pytest.mark.parametrize(
+    "sql", ["SET work_mem = '1MB'", "SELECT set_config('search_path', 's', false)", "CREATE TEMP TABLE t ()"]
+)
+def test_what_a_commit_does_not_end_may_stand_before_one(sql):
+    assert parsed(f"BEGIN; {sql}; COMMIT; SELECT 1;").mode is Mode.WHOLE
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
         "SELECT 1; COMMIT",
         "BEGIN; SELECT 1",
         "BEGIN; SELECT 1; ROLLBACK",
