@@ -1,0 +1,93 @@
+"""Passes of the controller over objects on a cluster that refuses or loses something."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from godwit.cluster.local import LocalCluster
+from godwit.cluster.port import Manifest, RefusedError
+from godwit.controller.loop import Controller
+from godwit.controller.queue import Key
+from godwit.planner.decision import StepSpec
+
+NAMESPACE = "shop"
+KEY = Key("PostgresDatabase", NAMESPACE, "shop")
+DATABASE = {
+    "apiVersion": "godwit.dev/v1alpha1",
+    "kind": "PostgresDatabase",
+    "metadata": {"name": "shop", "namespace": NAMESPACE},
+    "spec": {
+        "connection": {"uriFrom": {"name": "shop", "key": "uri"}},
+        "environment": "Development",
+        "backup": {"required": False},
+    },
+}
+
+
+class Cluster(LocalCluster):
+    """A local cluster that refuses every Job while `why` says so."""
+
+    why = ""
+
+    async def start_step(self, spec: StepSpec) -> None:
+        if self.why:
+            raise RefusedError(self.why)
+        await super().start_step(spec)
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[Cluster]:
+    async with Cluster(namespaces=(NAMESPACE,)) as made:
+        yield made
+
+
+class Bench:
+    """A controller whose time passes when it is told to; events of its own writes reach it."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.time = 0.0
+        self.passes: list[float] = []
+        self.cluster = cluster
+        self.controller = Controller(cluster, image="local", monotonic=lambda: self.time)
+
+    async def until(self, time: float) -> None:
+        while self.time < time:
+            while (key := self.controller.queue.take()) is not None:
+                self.passes.append(self.time)
+                before = await self.found()
+                await self.controller._serve(key)
+                after = await self.found()
+                if after != before:
+                    self.controller.changed(after)
+            self.time += 0.1
+
+    async def found(self) -> Manifest:
+        found = await self.cluster.get(*_place(KEY))
+        assert found is not None
+        return found
+
+    async def ready(self) -> Manifest:
+        conditions = (await self.found())["status"]["conditions"]
+        return next(c for c in conditions if c["type"] == "Ready")
+
+
+def _place(key: Key) -> tuple[str, str, str]:
+    return key.kind, key.namespace, key.name
+
+
+async def test_what_the_api_server_refuses_is_tried_again_ever_later_and_told_once(cluster: Cluster):
+    cluster.why = "exceeded quota: count/jobs.batch=0"
+    bench = Bench(cluster)
+    bench.controller.changed(cluster.apply(DATABASE))
+    await bench.until(5)
+    told = await bench.ready()
+    assert (told["status"], told["reason"]) == ("False", "PodRefused")
+    version = (await bench.found())["metadata"]["resourceVersion"]
+
+    await bench.until(300)
+    assert len(bench.passes) < 25
+    assert (await bench.found())["metadata"]["resourceVersion"] == version
+
+    cluster.why = ""
+    await bench.until(400)
+    assert (await bench.ready())["reason"] != "PodRefused"
