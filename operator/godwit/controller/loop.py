@@ -101,12 +101,13 @@ class Controller:
             tells = concerned.kind in {"DatabaseMigration", "PostgresDatabase"}
             self._wake(concerned, after=LATER if tells and not ended else 0.0)
 
-    def gone(self, kind: str, namespace: str, name: str) -> None:
-        """An object of ours, or a ConfigMap, was deleted."""
+    def gone(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
+        """An object of ours, or a ConfigMap, was deleted: the one with this uid, or whichever it was."""
         key = Key(kind, namespace, name)
         for concerned in self._references.bereaved(key):
             self._wake(concerned)
-        self._references.forget(key)
+        if not self._references.forget(key, uid):
+            return
         self.queue.forget(key)
         self.slots.forget(key)
         self._failures.pop(key, None)
@@ -176,8 +177,7 @@ class Controller:
     async def reconcile(self, key: Key) -> float | None:
         """Observe, decide, report, act. Returns seconds until the object must be looked at again."""
         manifest = await self._cluster.get(key.kind, key.namespace, key.name)
-        if manifest is None:
-            self.queue.forget(key)
+        if manifest is None:  # one that is made anew meanwhile has an event of its own
             self.slots.forget(key)
             return None
         seen = await self._observer.observe(manifest)

@@ -1,6 +1,7 @@
 """Which events make the controller look at an object."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -134,3 +135,34 @@ async def test_what_goes_after_a_deleted_object_does_not_wake_it(controller: Con
     controller.gone("ConfigMap", NAMESPACE, "files")
 
     assert waiting(controller) == []
+
+
+def made(kind: dict[str, Any], uid: str) -> dict[str, Any]:
+    return {**kind, "metadata": {**kind["metadata"], "uid": uid}}
+
+
+async def test_an_object_made_anew_is_looked_at_though_its_predecessors_end_is_told_after_it(
+    controller: Controller,
+):
+    # kopf handles the events of each uid in order, and those of two uids side by side.
+    for uid in ("old", "new", "old"):
+        controller.changed(made(MIGRATION, uid))
+    controller.gone("DatabaseMigration", NAMESPACE, "shop", "old")
+    assert waiting(controller) == ["DatabaseMigration/shop"]
+
+    controller.changed(MAP)
+    assert waiting(controller) == ["DatabaseMigration/shop"]
+
+    controller.gone("DatabaseMigration", NAMESPACE, "shop", "new")
+    controller.changed(MAP)
+    assert waiting(controller) == []
+
+
+async def test_the_end_of_a_holder_is_told_also_where_a_namesake_is_there(controller: Controller):
+    controller.changed(DATABASE)
+    controller.changed(made(RUN, "old"))
+    controller.changed(made(RUN, "new"))
+    waiting(controller)
+
+    controller.gone("MigrationRun", NAMESPACE, "shop-1", "old")
+    assert waiting(controller) == ["PostgresDatabase/shop"]

@@ -91,3 +91,24 @@ async def test_what_the_api_server_refuses_is_tried_again_ever_later_and_told_on
     cluster.why = ""
     await bench.until(400)
     assert (await bench.ready())["reason"] != "PodRefused"
+
+
+async def test_an_object_made_while_its_name_was_looked_up_is_looked_at(cluster: Cluster):
+    bench = Bench(cluster)
+    bench.controller.changed(cluster.apply(DATABASE))
+    cluster.remove(*_place(KEY))
+    made: list[Manifest] = []
+    look_up = cluster.get
+
+    async def get(kind: str, namespace: str, name: str) -> Manifest | None:
+        found = await look_up(kind, namespace, name)
+        if found is None and not made:
+            made.append(cluster.apply(DATABASE))
+            bench.controller.changed(made[0])
+        return found
+
+    cluster.get = get  # type: ignore[method-assign]
+    key = bench.controller.queue.take()
+    assert key is not None
+    await bench.controller._serve(key)
+    assert bench.controller.queue.take() == KEY
