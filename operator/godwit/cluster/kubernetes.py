@@ -213,7 +213,11 @@ class KubernetesCluster:
         return None if log is None else last_progress(log.splitlines())
 
     async def _log(self, namespace: str, job: str, **part: str) -> str | None:
-        """*part* of what the step's container printed; None where there is none."""
+        """*part* of what the step's container printed; None where there is none.
+
+        None too where the kubelet does not give it, which the API server reports as its own error: nothing
+        that has to go on depends on a log.
+        """
         selector = f"batch.kubernetes.io/job-name={job},{STEP_SELECTOR}"
         pod = newest(await self._select("Pod", namespace, selector))
         if pod is None:
@@ -221,7 +225,7 @@ class KubernetesCluster:
         path = path_of("Pod", namespace, pod["metadata"]["name"], "log")
         try:
             return await self._rest.text(path, query={"container": CONTAINER, **part})
-        except AnswerError:
+        except (AnswerError, UnavailableError):
             return None
 
     async def delete_step(self, namespace: str, job: str) -> None:
