@@ -1,6 +1,7 @@
 """Carries out effects. Each is idempotent: after a crash the same decision comes again."""
 
 import base64
+import contextlib
 import gzip
 from typing import Any, assert_never
 
@@ -105,7 +106,9 @@ class Actor:
                 return  # larger than an object may be; the step's source has the same SQL
             content = {"binaryData": {"plan.json.gz": base64.b64encode(packed).decode()}}
         metadata = generated_metadata(about, name, name)
-        await self._cluster.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, **content})
+        made = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, **content}
+        with contextlib.suppress(RefusedError):  # what makes room for it, perhaps, comes after it
+            await self._cluster.create(made)
 
 
 def _ours(found: Manifest, wanted: Manifest) -> bool:

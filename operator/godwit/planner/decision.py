@@ -120,7 +120,7 @@ class Hold:
 class SaveDocument:
     """Keep the document in a step's log (the whole plan, for people) as a ConfigMap of the deciding object.
 
-    Nothing depends on it: where the log is gone, there is no ConfigMap.
+    Nothing depends on it: where the log is gone, or the API server refuses, there is no ConfigMap.
     """
 
     namespace: str

@@ -4,11 +4,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from godwit.api.kinds import parse
 from godwit.cluster.local import LocalCluster
 from godwit.cluster.port import Manifest, RefusedError
+from godwit.controller.act import Actor
 from godwit.controller.loop import Controller
 from godwit.controller.queue import Key
-from godwit.planner.decision import StepSpec
+from godwit.controller.slots import Slots
+from godwit.planner.decision import SaveDocument, StepSpec
 
 NAMESPACE = "shop"
 KEY = Key("PostgresDatabase", NAMESPACE, "shop")
@@ -25,9 +28,18 @@ DATABASE = {
 
 
 class Cluster(LocalCluster):
-    """A local cluster that refuses every Job while `why` says so."""
+    """A local cluster that refuses every Job while `why` says so, and ConfigMaps when it is full of them."""
 
     why = ""
+    full = False
+
+    async def create(self, manifest: Manifest) -> Manifest:
+        if self.full and manifest["kind"] == "ConfigMap":
+            raise RefusedError("exceeded quota: configmaps=0")
+        return await super().create(manifest)
+
+    async def read_document(self, namespace: str, job: str) -> str | None:
+        return '{"event": "document"}' if self.full else await super().read_document(namespace, job)
 
     async def start_step(self, spec: StepSpec) -> None:
         if self.why:
@@ -112,3 +124,10 @@ async def test_an_object_made_while_its_name_was_looked_up_is_looked_at(cluster:
     assert key is not None
     await bench.controller._serve(key)
     assert bench.controller.queue.take() == KEY
+
+
+async def test_a_document_that_the_api_server_refuses_keeps_nothing_else_from_being_done(cluster: Cluster):
+    cluster.full = True
+    about = parse(cluster.apply(DATABASE))
+    assert await Actor(cluster, Slots(1)).act(about, SaveDocument(NAMESPACE, "job", "shop-plan-1")) is None
+    assert await cluster.get("ConfigMap", NAMESPACE, "shop-plan-1") is None
