@@ -1,12 +1,16 @@
 """What the port on Kubernetes makes of an API server's answers that a healthy cluster does not give."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import pytest
 from aiohttp import web
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 
+from godwit.cluster import lease
 from godwit.cluster.kubernetes import KubernetesCluster
 from godwit.cluster.rest import Rest
 
@@ -39,3 +43,29 @@ async def test_a_log_that_the_kubelet_does_not_give_is_no_log():
     async with answering(handler) as cluster:
         assert await cluster.read_progress("shop", "job") is None
         assert await cluster.read_document("shop", "job") is None
+
+
+async def test_a_lease_whose_renewal_hangs_is_lost_before_others_may_take_it(monkeypatch: pytest.MonkeyPatch):
+    # One dead connection, or one server of several that does not answer: the rest of the requests may work.
+    monkeypatch.setattr(lease, "RETRY", 0.05)
+    monkeypatch.setattr(lease, "RENEW_DEADLINE", 0.5)
+    ended = asyncio.Event()
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        if request.method == "PUT":
+            await ended.wait()
+        if request.method == "GET":
+            return web.json_response({"reason": "NotFound"}, status=404)
+        made = await request.json()
+        return web.json_response({**made, "metadata": {**made["metadata"], "resourceVersion": "1"}})
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(lease.DURATION)
+        finally:
+            ended.set()
+
+    async with answering(handler) as cluster:
+        since = time.monotonic()
+        await lease.lead(cluster, "godwit", "godwit", work)
+        assert time.monotonic() - since < lease.DURATION / 2
