@@ -4,16 +4,18 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from godwit.api.common import SPEC_HASH
 from godwit.api.kinds import parse
 from godwit.cluster.local import LocalCluster
-from godwit.cluster.port import Manifest, RefusedError
-from godwit.controller.act import Actor
+from godwit.cluster.port import GoneError, Manifest, RefusedError
+from godwit.controller.act import Actor, NotDoneError
 from godwit.controller.loop import Controller
 from godwit.controller.queue import Key
 from godwit.controller.slots import Slots
-from godwit.planner.decision import SaveDocument, StepSpec
+from godwit.planner.decision import Create, SaveDocument, StepSpec
 
 NAMESPACE = "shop"
+OWNER = {"kind": "PostgresDatabase", "name": "shop"}
 KEY = Key("PostgresDatabase", NAMESPACE, "shop")
 DATABASE = {
     "apiVersion": "godwit.dev/v1alpha1",
@@ -32,11 +34,13 @@ class Cluster(LocalCluster):
 
     why = ""
     full = False
+    found: Manifest | None = None
+    """What has the name of whatever is to be created."""
 
     async def create(self, manifest: Manifest) -> Manifest:
         if self.full and manifest["kind"] == "ConfigMap":
             raise RefusedError("exceeded quota: configmaps=0")
-        return await super().create(manifest)
+        return self.found or await super().create(manifest)
 
     async def read_document(self, namespace: str, job: str) -> str | None:
         return '{"event": "document"}' if self.full else await super().read_document(namespace, job)
@@ -131,3 +135,31 @@ async def test_a_document_that_the_api_server_refuses_keeps_nothing_else_from_be
     about = parse(cluster.apply(DATABASE))
     assert await Actor(cluster, Slots(1)).act(about, SaveDocument(NAMESPACE, "job", "shop-plan-1")) is None
     assert await cluster.get("ConfigMap", NAMESPACE, "shop-plan-1") is None
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        pytest.param(
+            {"ownerReferences": [{**OWNER, "uid": "former"}]}, GoneError, id="its former namesake's"
+        ),
+        pytest.param({"deletionTimestamp": "2026-01-01T00:00:00Z"}, GoneError, id="about to go"),
+        pytest.param({"ownerReferences": []}, NotDoneError, id="nobody's"),
+        pytest.param(
+            {"ownerReferences": [{**OWNER, "name": "crm", "uid": "c"}]}, NotDoneError, id="another's"
+        ),
+        pytest.param({"annotations": {}}, NotDoneError, id="a stranger's of that name"),
+        pytest.param({"annotations": {SPEC_HASH: "b"}}, NotDoneError, id="of another content"),
+    ],
+)
+async def test_what_is_left_of_an_owner_that_was_made_anew_is_waited_out(
+    cluster: Cluster, change: Manifest, error: type[Exception]
+):
+    # A garbage collector takes it in a moment; Stalled meanwhile would end what waits for the owner.
+    about = parse(cluster.apply(DATABASE))
+    owner = {**OWNER, "uid": about.metadata.uid}
+    copy = {"name": "copy", "annotations": {SPEC_HASH: "a"}, "ownerReferences": [owner]}
+    wanted = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": copy}
+    cluster.found = {**wanted, "metadata": {**copy, **change}}
+    with pytest.raises(error):
+        await Actor(cluster, Slots(1)).act(about, Create(wanted))
