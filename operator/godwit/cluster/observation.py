@@ -36,6 +36,9 @@ _SECRET = re.compile(r"\bsecrets? \S+ not found|\bin Secret\b|couldn't find key"
 _CONFIG_MAP = re.compile(r"\bconfigmaps? \S+ not found|references non-existent config key", re.IGNORECASE)
 _OVER = ("Failed", "Succeeded")
 """Phases of a pod whose containers have all ended."""
+_UNKNOWN = "ContainerStatusUnknown"
+"""Reason that the kubelet gives, with exit status 137, to a container that it cannot find, or never made
+(k8s.io/kubernetes pkg/kubelet/status, TerminatePod)."""
 _MESSAGE_LIMIT = 500
 
 
@@ -140,14 +143,15 @@ def _ended_container(terminated: Manifest, request_hash: str) -> StepSeen:
     if outcome is not None and outcome.request_hash == request_hash:
         return StepSeen(StepState.FINISHED, outcome=outcome)
     why = terminated.get("reason", "")
+    exited = why != _UNKNOWN
     if outcome is not None:
         why = "it left the outcome of another request"
-    return _crashed(f"exit status {terminated.get('exitCode')}, {why}")
+    return _crashed(f"exit status {terminated.get('exitCode')}, {why}", exited=exited)
 
 
-def _crashed(how: str) -> StepSeen:
+def _crashed(how: str, *, exited: bool = False) -> StepSeen:
     message = f"The step ended without an outcome: {' '.join(how.split()).rstrip(' :,.')}."
-    return StepSeen(StepState.CRASHED, Reason.STEP_CRASHED, _text(message))
+    return StepSeen(StepState.CRASHED, Reason.STEP_CRASHED, _text(message), exited=exited)
 
 
 def _waiting(pod: Manifest) -> StepSeen:

@@ -37,6 +37,8 @@ class StepSeen:
     """Why it does not run: SecretMissing, ImageUnavailable, PodRefused, PodPending, StepCrashed."""
     message: str = ""
     outcome: StepOutcome | None = None
+    exited: bool = False
+    """Whether a crashed step's container is known to have run: it left an exit status."""
     foreign: bool = False
     """Something of that name exists that is not ours (another owner, or another request)."""
 
