@@ -221,13 +221,17 @@ class Controller:
         return written
 
     def _learn(self, seen: Seen) -> None:
-        """Steps that are there take a slot, also those that were started before this process."""
+        """Steps that are there take a slot, also those that were started before this process.
+
+        One that is held back (no Secret, no image, no node) leaves it to others: it may stay so for days.
+        """
         resource, steps = _steps_of(seen)
         key = Key(resource.KIND, resource.metadata.namespace, resource.metadata.name)
         for record in resource.status.steps:
             found = steps.get(record.name)
             if found is not None:
-                active = found.state in {"NoPod", "Pending", "Running"} and not found.foreign
+                starting = found.state in {"NoPod", "Pending"} and not found.message
+                active = (starting or found.state == "Running") and not found.foreign
                 self.slots.learn(key, record.job, active=active)
 
 
