@@ -136,7 +136,13 @@ class References:
 
     def concerned(self, key: Key) -> set[Key]:
         """Whoever must be looked at when the object changes, other than itself."""
-        return self._dependents.get(key, set()) | self._told.get(key, set())
+        found = self._dependents.get(key, set()) | self._told.get(key, set())
+        database = self._database.get(key)
+        if key.kind == RESTORE and database is not None:
+            # It may have taken away what these say is applied.
+            others = self._dependents.get(Key(DATABASE, *database), set())
+            found |= {other for other in others if other.kind == MIGRATION}
+        return found
 
     def bereaved(self, key: Key) -> set[Key]:
         """Whoever must be looked at when the object goes: also its database, which it may have held."""

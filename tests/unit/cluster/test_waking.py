@@ -7,6 +7,7 @@ import pytest
 
 from godwit.cluster.local import LocalCluster
 from godwit.controller.loop import Controller
+from godwit.controller.queue import Key
 
 NAMESPACE = "shop"
 MIGRATION = {
@@ -114,6 +115,18 @@ async def test_a_database_is_told_when_whoever_held_it_is_gone(controller: Contr
 
     controller.gone("MigrationRun", NAMESPACE, "shop-1")
     assert waiting(controller) == ["PostgresDatabase/shop"]
+
+
+async def test_the_migrations_of_a_database_are_told_of_its_restores(controller: Controller):
+    restore = {**BACKUP, "kind": "DatabaseRestore", "spec": {"databaseRef": {"name": "shop"}}}
+    controller.changed(MIGRATION)
+    controller.changed(RUN)
+    controller.changed(restore)
+    waiting(controller)
+
+    controller.changed({**restore, "status": {"endedAt": "2026-01-01T00:00:00Z"}})
+    assert Key("DatabaseMigration", NAMESPACE, "shop") in controller.queue._due
+    assert Key("MigrationRun", NAMESPACE, "shop-1") not in controller.queue._due
 
 
 async def test_the_end_of_a_step_is_looked_at_at_once_and_the_rest_a_little_later(controller: Controller):
