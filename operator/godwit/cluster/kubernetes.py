@@ -12,7 +12,7 @@ import structlog
 from godwit.api.common import API_VERSION, FINALIZER
 from godwit.api.kinds import KINDS
 from godwit.cluster.jobs import CONTAINER, STEP_LABELS, STEP_SELECTOR, build_job
-from godwit.cluster.observation import HARMLESS, foreign, is_ours, last_document, newest, step_seen, subject
+from godwit.cluster.observation import foreign, is_ours, last_document, newest, past, step_seen, subject
 from godwit.cluster.port import ConflictError, GoneError, RefusedError, UnavailableError
 from godwit.cluster.rest import (
     APPLY_PATCH,
@@ -199,7 +199,7 @@ class KubernetesCluster:
         uid = found["metadata"]["uid"]
         pod = newest(await self._select("Pod", namespace, f"batch.kubernetes.io/controller-uid={uid}"))
         about = subject(found, pod)
-        warning = await self._last_warning(namespace, about) if about is not None else ""
+        warning = await self._last_warning(namespace, about, past(pod)) if about is not None else ""
         return step_seen(found, pod, warning, request_hash)
 
     async def read_document(self, namespace: str, job: str) -> str | None:
@@ -285,12 +285,15 @@ class KubernetesCluster:
             raise _unreadable(error) from error
         return [{**type_of(kind), **item} for item in answer["items"]]
 
-    async def _last_warning(self, namespace: str, uid: str) -> str:
-        """Message of the last Warning event about that object that matters; empty where there is none."""
+    async def _last_warning(self, namespace: str, uid: str, but: frozenset[str]) -> str:
+        """Message of the last Warning event about that object; empty where there is none.
+
+        *but*: reasons that do not matter.
+        """
         found = await self._select(
             "CoreEvent", namespace, fieldSelector=f"involvedObject.uid={uid},type=Warning"
         )
-        events = [event for event in found if event.get("reason") not in HARMLESS]
+        events = [event for event in found if event.get("reason") not in but]
 
         def when(event: Manifest) -> str:
             return event.get("lastTimestamp") or event.get("eventTime") or ""

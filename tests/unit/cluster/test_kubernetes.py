@@ -13,6 +13,8 @@ from kubernetes.aio.client.configuration import Configuration
 from godwit.cluster import lease
 from godwit.cluster.kubernetes import KubernetesCluster
 from godwit.cluster.rest import Rest
+from godwit.contract.environment import REQUEST_HASH_ANNOTATION
+from godwit.planner.decision import StepState
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -69,3 +71,26 @@ async def test_a_lease_whose_renewal_hangs_is_lost_before_others_may_take_it(mon
         since = time.monotonic()
         await lease.lead(cluster, "godwit", "godwit", work)
         assert time.monotonic() - since < lease.DURATION / 2
+
+
+@pytest.mark.parametrize(
+    ("scheduled", "message"),
+    [pytest.param("True", "", id="one has"), pytest.param("False", "no node", id="it waits for one")],
+)
+async def test_that_no_node_took_the_pod_is_told_until_one_has(scheduled: str, message: str):
+    # The usual way of a cluster that scales up: the warning stays there while the image is pulled.
+    condition = {"type": "PodScheduled", "status": scheduled, "message": message}
+    container = {"name": "step", "state": {"waiting": {"reason": "ContainerCreating"}}}
+    status = {"phase": "Pending", "conditions": [condition], "containerStatuses": [container]}
+    pod = {"metadata": {"name": "p", "uid": "p"}, "status": status}
+    warning = {"reason": "FailedScheduling", "message": "no node", "lastTimestamp": "2026-01-01T00:00:00Z"}
+    owned = {"ownerReferences": [{"uid": "o"}], "annotations": {REQUEST_HASH_ANNOTATION: "h"}}
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        kind = request.path.split("/")[-1]
+        items = {"pods": [pod], "events": [warning]}.get(kind, [])
+        return web.json_response({"metadata": {"name": "j", "uid": "j", **owned}, "items": items})
+
+    async with answering(handler) as cluster:
+        seen = await cluster.observe_step("j", "shop", "o", "h")
+    assert (seen.state, seen.message) == (StepState.PENDING, message)
