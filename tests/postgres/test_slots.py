@@ -69,3 +69,21 @@ async def test_a_migration_that_is_deleted_while_it_is_planned_leaves_its_slot(c
         cluster.apply(migration("second"))
 
         await until(is_planned, "the second is never planned")
+
+
+async def test_a_step_that_cannot_start_leaves_its_slot_to_others(cluster):
+    found = await cluster.get("PostgresDatabase", NAMESPACE, "shop")
+    cluster.remove("PostgresDatabase", NAMESPACE, "shop")
+    nowhere = {**found["spec"], "connection": {"uriFrom": {"name": "missing", "key": "uri"}}}
+
+    async def stands(name: str, reason: str) -> bool:
+        found = await cluster.get("PostgresDatabase", NAMESPACE, name)
+        return bool(condition(found, "Ready").get("reason") == reason)
+
+    async with serving(cluster, Controller(cluster, image="local", max_concurrent_steps=1)):
+        cluster.apply(objects("PostgresDatabase", "first", nowhere))
+        await until(lambda: stands("first", "SecretMissing"), "nobody misses the Secret")
+        cluster.apply(objects("PostgresDatabase", "second", found["spec"]))
+
+        await until(lambda: stands("second", "Checked"), "the second is never looked at")
+        assert await stands("first", "SecretMissing")

@@ -12,7 +12,7 @@ import structlog
 from godwit.api.common import API_VERSION, FINALIZER
 from godwit.api.kinds import KINDS
 from godwit.cluster.jobs import CONTAINER, STEP_LABELS, STEP_SELECTOR, build_job
-from godwit.cluster.observation import HARMLESS, foreign, is_ours, last_document, newest, step_seen, subject
+from godwit.cluster.observation import foreign, is_ours, last_document, newest, past, step_seen, subject
 from godwit.cluster.port import ConflictError, GoneError, RefusedError, UnavailableError
 from godwit.cluster.rest import (
     APPLY_PATCH,
@@ -195,7 +195,7 @@ class KubernetesCluster:
         uid = found["metadata"]["uid"]
         pod = newest(await self._select("Pod", namespace, f"batch.kubernetes.io/controller-uid={uid}"))
         about = subject(found, pod)
-        warning = await self._last_warning(namespace, about) if about is not None else ""
+        warning = await self._last_warning(namespace, about, past(pod)) if about is not None else ""
         return step_seen(found, pod, warning, request_hash)
 
     async def read_document(self, namespace: str, job: str) -> str | None:
@@ -209,7 +209,11 @@ class KubernetesCluster:
         return None if log is None else last_progress(log.splitlines())
 
     async def _log(self, namespace: str, job: str, **part: str) -> str | None:
-        """*part* of what the step's container printed; None where there is none."""
+        """*part* of what the step's container printed; None where there is none.
+
+        None too where the kubelet does not give it, which the API server reports as its own error: nothing
+        that has to go on depends on a log.
+        """
         selector = f"batch.kubernetes.io/job-name={job},{STEP_SELECTOR}"
         pod = newest(await self._select("Pod", namespace, selector))
         if pod is None:
@@ -217,7 +221,7 @@ class KubernetesCluster:
         path = path_of("Pod", namespace, pod["metadata"]["name"], "log")
         try:
             return await self._rest.text(path, query={"container": CONTAINER, **part})
-        except AnswerError:
+        except (AnswerError, UnavailableError):
             return None
 
     async def delete_step(self, namespace: str, job: str) -> None:
@@ -277,12 +281,15 @@ class KubernetesCluster:
             raise _unreadable(error) from error
         return [{**type_of(kind), **item} for item in answer["items"]]
 
-    async def _last_warning(self, namespace: str, uid: str) -> str:
-        """Message of the last Warning event about that object that matters; empty where there is none."""
+    async def _last_warning(self, namespace: str, uid: str, but: frozenset[str]) -> str:
+        """Message of the last Warning event about that object; empty where there is none.
+
+        *but*: reasons that do not matter.
+        """
         found = await self._select(
             "CoreEvent", namespace, fieldSelector=f"involvedObject.uid={uid},type=Warning"
         )
-        events = [event for event in found if event.get("reason") not in HARMLESS]
+        events = [event for event in found if event.get("reason") not in but]
 
         def when(event: Manifest) -> str:
             return event.get("lastTimestamp") or event.get("eventTime") or ""

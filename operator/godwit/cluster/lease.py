@@ -8,6 +8,7 @@ value of the wrong type.
 """
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -69,7 +70,13 @@ class _Lease:
         renewed = time.monotonic()
         while time.monotonic() - renewed < RENEW_DEADLINE:
             await asyncio.sleep(RETRY)
-            if await self.hold():
+            held = False
+            with contextlib.suppress(TimeoutError):
+                # As kube-controller-manager's: one request that hangs leaves time for another.
+                left = renewed + RENEW_DEADLINE - time.monotonic()
+                async with asyncio.timeout(min(left, RENEW_DEADLINE / 2)):
+                    held = await self.hold()
+            if held:
                 renewed = time.monotonic()
             elif self._seen[0]:
                 return  # somebody else has it

@@ -30,12 +30,15 @@ _IMAGE = frozenset(
 )
 """Reasons that the kubelet gives to a container whose image, or image volume, it cannot have
 (k8s.io/kubernetes pkg/kubelet/images/types.go)."""
-HARMLESS = frozenset({"MissingClusterDNS", "DNSConfigForming"})
+_HARMLESS = frozenset({"MissingClusterDNS", "DNSConfigForming"})
 """Reasons of the kubelet's warnings that hold no pod back (k8s.io/kubernetes pkg/kubelet/network/dns)."""
 _SECRET = re.compile(r"\bsecrets? \S+ not found|\bin Secret\b|couldn't find key", re.IGNORECASE)
 _CONFIG_MAP = re.compile(r"\bconfigmaps? \S+ not found|references non-existent config key", re.IGNORECASE)
 _OVER = ("Failed", "Succeeded")
 """Phases of a pod whose containers have all ended."""
+_UNKNOWN = "ContainerStatusUnknown"
+"""Reason that the kubelet gives, with exit status 137, to a container that it cannot find, or never made
+(k8s.io/kubernetes pkg/kubelet/status, TerminatePod)."""
 _MESSAGE_LIMIT = 500
 
 
@@ -67,6 +70,13 @@ def subject(job: Manifest, pod: Manifest | None) -> str | None:
         return None if _ended(job) else str(job["metadata"]["uid"])
     waits = _terminated(pod) is None and not _running(pod) and not _waiting(pod).message
     return str(pod["metadata"]["uid"]) if waits and pod.get("status", {}).get("phase") == "Pending" else None
+
+
+def past(pod: Manifest | None) -> frozenset[str]:
+    """Reasons of warnings that say nothing of what holds the pod back now."""
+    conditions = (pod or {}).get("status", {}).get("conditions", ())
+    scheduled = any(c["type"] == "PodScheduled" and c["status"] == "True" for c in conditions)
+    return _HARMLESS | {"FailedScheduling"} if scheduled else _HARMLESS
 
 
 def step_seen(job: Manifest, pod: Manifest | None, warning: str, request_hash: str) -> StepSeen:
@@ -140,14 +150,15 @@ def _ended_container(terminated: Manifest, request_hash: str) -> StepSeen:
     if outcome is not None and outcome.request_hash == request_hash:
         return StepSeen(StepState.FINISHED, outcome=outcome)
     why = terminated.get("reason", "")
+    exited = why != _UNKNOWN
     if outcome is not None:
         why = "it left the outcome of another request"
-    return _crashed(f"exit status {terminated.get('exitCode')}, {why}")
+    return _crashed(f"exit status {terminated.get('exitCode')}, {why}", exited=exited)
 
 
-def _crashed(how: str) -> StepSeen:
+def _crashed(how: str, *, exited: bool = False) -> StepSeen:
     message = f"The step ended without an outcome: {' '.join(how.split()).rstrip(' :,.')}."
-    return StepSeen(StepState.CRASHED, Reason.STEP_CRASHED, _text(message))
+    return StepSeen(StepState.CRASHED, Reason.STEP_CRASHED, _text(message), exited=exited)
 
 
 def _waiting(pod: Manifest) -> StepSeen:

@@ -1,12 +1,13 @@
 """Carries out effects. Each is idempotent: after a crash the same decision comes again."""
 
 import base64
+import contextlib
 import gzip
 from typing import Any, assert_never
 
 from godwit.api.common import SPEC_HASH, Resource
 from godwit.api.database import PostgresDatabase
-from godwit.cluster.port import OPERATION_MANAGER, Cluster, Manifest, RefusedError
+from godwit.cluster.port import OPERATION_MANAGER, Cluster, GoneError, Manifest, RefusedError
 from godwit.contract.outcome import Failure
 from godwit.contract.reasons import Reason
 from godwit.controller.queue import Key
@@ -46,7 +47,8 @@ class Actor:
     async def act(self, about: Resource, effect: Effect) -> None:
         """Carry out one effect of a decision about an object.
 
-        Raises NotDoneError where a name is taken or the API server refuses; the port's errors otherwise.
+        Raises NotDoneError where a name is taken or the API server refuses; the port's errors otherwise:
+        GoneError also where what has the name is about to go.
         """
         cluster = self._cluster
         match effect:
@@ -84,6 +86,8 @@ class Actor:
             text = f"The API server refused {kind} {name}: {error}"
             raise NotDoneError(Failure(reason=Reason.POD_REFUSED, message=text)) from error
         if not _ours(found, manifest):
+            if _passing(found, manifest):
+                raise GoneError(f"{kind} {name} exists and is about to go, with what owned it.")
             text = f"{kind} {name} exists and is not Godwit's."
             raise NotDoneError(Failure(reason=Reason.NAME_TAKEN, message=text))
 
@@ -106,7 +110,9 @@ class Actor:
                 return  # larger than an object may be; the step's source has the same SQL
             content = {"binaryData": {"plan.json.gz": base64.b64encode(packed).decode()}}
         metadata = generated_metadata(about, name, name)
-        await self._cluster.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, **content})
+        made = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, **content}
+        with contextlib.suppress(RefusedError):  # what makes room for it, perhaps, comes after it
+            await self._cluster.create(made)
 
 
 def _ours(found: Manifest, wanted: Manifest) -> bool:
@@ -116,3 +122,18 @@ def _ours(found: Manifest, wanted: Manifest) -> bool:
     wanted_owners = {ref["uid"] for ref in want.get("ownerReferences", ())}
     same_hash = have.get("annotations", {}).get(SPEC_HASH) == want["annotations"][SPEC_HASH]
     return same_hash and wanted_owners <= owners and not have.get("deletionTimestamp")
+
+
+def _passing(found: Manifest, wanted: Manifest) -> bool:
+    """Whether what exists is made by Godwit and goes by itself.
+
+    It is being deleted, or belonged to an owner of the same name that was deleted: the garbage collector is
+    a moment late.
+    """
+    have, want = found["metadata"], wanted["metadata"]
+    if SPEC_HASH not in have.get("annotations", {}):
+        return False
+    owners = {(ref["kind"], ref["name"]) for ref in want.get("ownerReferences", ())}
+    uids = {ref["uid"] for ref in want.get("ownerReferences", ())}
+    former = (ref for ref in have.get("ownerReferences", ()) if ref["uid"] not in uids)
+    return bool(have.get("deletionTimestamp")) or any((ref["kind"], ref["name"]) in owners for ref in former)

@@ -32,7 +32,7 @@ def registry_of(controller: Controller, kubeconfig: str | None) -> kopf.Operator
         manifest = _plain(event)
         if event["type"] == "DELETED":
             meta = manifest["metadata"]
-            controller.gone(manifest["kind"], meta["namespace"], meta["name"])
+            controller.gone(manifest["kind"], meta["namespace"], meta["name"], meta["uid"])
         else:
             controller.changed(manifest)
 

@@ -84,6 +84,8 @@ class Controller:
         self._workers = workers
         self._now = now
         self._failures: dict[Key, int] = {}
+        self._not_done: dict[Key, Failure] = {}
+        """What the last pass over an object could not do: the next one tells of it until it has done it."""
         self._serving: set[asyncio.Task[None]] = set()
 
     def changed(self, manifest: Manifest) -> None:
@@ -101,15 +103,17 @@ class Controller:
             tells = concerned.kind in {DatabaseMigration.KIND, PostgresDatabase.KIND}
             self._wake(concerned, after=LATER if tells and not ended else 0.0)
 
-    def gone(self, kind: str, namespace: str, name: str) -> None:
-        """An object of ours, or a ConfigMap, was deleted."""
+    def gone(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
+        """An object of ours, or a ConfigMap, was deleted: the one with this uid, or whichever it was."""
         key = Key(kind, namespace, name)
         for concerned in self._references.bereaved(key):
             self._wake(concerned)
-        self._references.forget(key)
+        if not self._references.forget(key, uid):
+            return
         self.queue.forget(key)
         self.slots.forget(key)
         self._failures.pop(key, None)
+        self._not_done.pop(key, None)
 
     def step_changed(self, kind: str, namespace: str, name: str, *, ended: bool = True) -> None:
         """A Job, pod or process of the step of that object changed; its end is what is waited for."""
@@ -156,6 +160,8 @@ class Controller:
             after, result = 0.0, "conflict"
         except NoSlotError:
             after, result = 0.5, "no slot"
+        except NotDoneError:  # the status says why
+            after, result = self._backoff(key), "not done"
         except (GoneError, UnavailableError, RefusedError, OSError) as error:
             after, result = self._backoff(key), type(error).__name__
             log.warning("pass not finished", key=str(key), error=str(error), again_in=round(after, 1))
@@ -173,14 +179,14 @@ class Controller:
     async def reconcile(self, key: Key) -> float | None:
         """Observe, decide, report, act. Returns seconds until the object must be looked at again."""
         manifest = await self._cluster.get(key.kind, key.namespace, key.name)
-        if manifest is None:
-            self.queue.forget(key)
+        if manifest is None:  # one that is made anew meanwhile has an event of its own
             self.slots.forget(key)
             return None
         seen = await self._observer.observe(manifest)
         self._learn(seen)
         decision = decide(seen, self._now())
-        manifest = await self._report(manifest, decision.status)
+        before = self._not_done.get(key)
+        manifest = await self._report(manifest, decision.status, before)
         about = parse(manifest)
         said = [self._actor.act(about, effect) for effect in decision.effects if isinstance(effect, Emit)]
         done = [effect for effect in decision.effects if not isinstance(effect, Emit)]
@@ -189,36 +195,45 @@ class Controller:
             for effect in done:
                 await self._actor.act(about, effect)
         except NotDoneError as error:
-            await self._report_failure(manifest, decision.status, error.failure)
-            return self._backoff(key)
+            self._not_done[key] = error.failure
+            await self._report(manifest, decision.status, error.failure)
+            if error.failure != before:
+                why = Verdict.of(error.failure)
+                await self._cluster.event(about.ref, "Warning", why.reason, why.message)
+            raise
         finally:
             await told
-        return decision.again_in
+        return decision.again_in if self._not_done.pop(key, None) is None else 0.0
 
-    async def _report(self, manifest: Manifest, status: Status) -> Manifest:
-        """Write the whole status, if it differs from the observed one."""
-        wanted, have = _own(status.to_json()), _own(_status(parse(manifest)))
+    async def _report(self, manifest: Manifest, status: Status, not_done: Failure | None = None) -> Manifest:
+        """Write the whole status, if it differs from the observed one; what could not be done is its verdict.
+
+        Two verdicts in turn, one before each try and one after, would be news to everybody at each of them.
+        """
+        resource = parse(manifest)
+        if not_done is not None:
+            generation = resource.metadata.generation
+            told = conditions(resource.status, Verdict.of(not_done), generation, self._now())
+            status = status.model_copy(update={"conditions": told})
+        wanted, have = _own(status.to_json()), _own(resource.status.to_json())
         if wanted == have:
             return manifest
         written = await self._cluster.apply_status(manifest, wanted, STATUS_MANAGER)
         self.metrics.reported(parse(manifest), parse(written))
         return written
 
-    async def _report_failure(self, manifest: Manifest, status: Status, failure: Failure) -> None:
-        verdict = Verdict.of(failure)
-        resource = parse(manifest)
-        told = conditions(status, verdict, resource.metadata.generation, self._now())
-        await self._report(manifest, status.model_copy(update={"conditions": told}))
-        await self._cluster.event(resource.ref, "Warning", verdict.reason, verdict.message)
-
     def _learn(self, seen: Seen) -> None:
-        """Steps that are there take a slot, also those that were started before this process."""
+        """Steps that are there take a slot, also those that were started before this process.
+
+        One that is held back (no Secret, no image, no node) leaves it to others: it may stay so for days.
+        """
         resource, steps = _steps_of(seen)
         key = Key(resource.KIND, resource.metadata.namespace, resource.metadata.name)
         for record in resource.status.steps:
             found = steps.get(record.name)
             if found is not None:
-                active = found.state in {"NoPod", "Pending", "Running"} and not found.foreign
+                starting = found.state in {"NoPod", "Pending"} and not found.message
+                active = (starting or found.state == "Running") and not found.foreign
                 self.slots.learn(key, record.job, active=active)
 
 
@@ -234,10 +249,6 @@ def _steps_of(seen: Seen) -> tuple[Resource, dict[str, Any]]:
             return seen.backup, seen.steps
         case restore.RestoreSeen():
             return seen.restore, seen.steps
-
-
-def _status(resource: Resource) -> dict[str, Any]:
-    return resource.status.to_json()
 
 
 def _own(status: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,10 @@ Group = Hashable
 """Keys of one group are served one after the other; the group of every object of a database is that
 database."""
 
+_SPARE = 64
+"""Entries of the heap that are not due any more, beyond as many as are, until they are taken out: each key
+that was due in a day and is served before leaves one."""
+
 
 @dataclass(frozen=True, order=True)
 class Key:
@@ -48,6 +52,9 @@ class WorkQueue:
             return
         self._due[key] = due
         heapq.heappush(self._heap, (due, next(self._order), key))
+        if len(self._heap) > _SPARE + 2 * len(self._due):
+            self._heap = [item for item in self._heap if self._due.get(item[2]) == item[0]]
+            heapq.heapify(self._heap)
         self._changed.set()
 
     def forget(self, key: Key) -> None:

@@ -87,11 +87,21 @@ class References:
         self._told: dict[Key, set[Key]] = {}
         self._sight: dict[Key, tuple[str, str]] = {}
         self._database: dict[Key, tuple[str, str]] = {}
+        self._uids: dict[Key, list[str]] = defaultdict(list)
+        """Of the objects of that name that were seen and have not gone, the newest last."""
 
     def note(self, manifest: dict[str, Any]) -> News:
-        """Take notice of an object as it is now."""
+        """Take notice of an object as it is now.
+
+        kopf orders the events of one object, not those of namesakes: one that was made anew may be told of
+        before the last that is told of its predecessor.
+        """
         meta = manifest["metadata"]
-        key = Key(manifest["kind"], meta["namespace"], meta["name"])
+        key, uid = Key(manifest["kind"], meta["namespace"], meta["name"]), meta.get("uid", "")
+        if uid in self._uids[key][:-1]:
+            return News(for_itself=False, for_others=False)
+        if uid not in self._uids[key]:
+            self._uids[key].append(uid)
         depends, told = subjects(manifest)
         for old in self._depends.get(key, set()) - depends:
             self._dependents[old].discard(key)
@@ -104,8 +114,16 @@ class References:
         self._sight[key] = now = (asked_of_itself(manifest), seen_by_others(manifest))
         return News(for_itself=before[0] != now[0], for_others=before[1] != now[1])
 
-    def forget(self, key: Key) -> None:
-        """The object is gone; who depends on it stays, it may come back."""
+    def forget(self, key: Key, uid: str | None) -> bool:
+        """The object with this uid (None: whichever it was) is gone; who depends on it stays.
+
+        Whether no namesake is there, made later.
+        """
+        left = [] if uid is None else [other for other in self._uids[key] if other != uid]
+        if left:
+            self._uids[key] = left
+            return False
+        self._uids.pop(key, None)
         for old in self._depends.pop(key, set()):
             self._dependents[old].discard(key)
             if not self._dependents[old]:
@@ -113,6 +131,7 @@ class References:
         self._told.pop(key, None)
         self._sight.pop(key, None)
         self._database.pop(key, None)
+        return True
 
     def knows(self, key: Key) -> bool:
         """Whether the object was seen, and has not gone since."""
@@ -120,7 +139,13 @@ class References:
 
     def concerned(self, key: Key) -> set[Key]:
         """Whoever must be looked at when the object changes, other than itself."""
-        return self._dependents.get(key, set()) | self._told.get(key, set())
+        found = self._dependents.get(key, set()) | self._told.get(key, set())
+        database = self._database.get(key)
+        if key.kind == RESTORE and database is not None:
+            # It may have taken away what these say is applied.
+            others = self._dependents.get(Key(DATABASE, *database), set())
+            found |= {other for other in others if other.kind == MIGRATION}
+        return found
 
     def bereaved(self, key: Key) -> set[Key]:
         """Whoever must be looked at when the object goes: also its database, which it may have held."""

@@ -37,6 +37,8 @@ class StepSeen:
     """Why it does not run: SecretMissing, ImageUnavailable, PodRefused, PodPending, StepCrashed."""
     message: str = ""
     outcome: StepOutcome | None = None
+    exited: bool = False
+    """Whether a crashed step's container is known to have run: it left an exit status."""
     foreign: bool = False
     """Something of that name exists that is not ours (another owner, or another request)."""
 
@@ -120,7 +122,7 @@ class Hold:
 class SaveDocument:
     """Keep the document in a step's log (the whole plan, for people) as a ConfigMap of the deciding object.
 
-    Nothing depends on it: where the log is gone, there is no ConfigMap.
+    Nothing depends on it: where the log is gone, or the API server refuses, there is no ConfigMap.
     """
 
     namespace: str

@@ -45,14 +45,15 @@ def decide(seen: RestoreSeen, now: datetime) -> Decision:
         failure = Failure(reason=Reason.CANCELLED, message="Deleted before it started.")
         return _end(seen, status, failure, now)
     base = seen.database
-    lost = seen.namespace_terminating or base is None or (base.metadata.deleting and not started)
+    lost = seen.namespace_terminating or base is None or (_going(restore, base) and not started)
     if lost and (started or seen.namespace_terminating):
         text = "The PostgresDatabase, or the namespace, went while the restore was under way."
         failure = Failure(reason=Reason.CANCELLED, message=text, standing=UNKNOWN if started else "")
         return _end(seen, status, failure, now)
     if not started:
         waiting = _waiting(seen)
-        if waiting is not None and waiting.terminal:
+        if waiting is not None and (waiting.terminal or restore.spec.order is not None):
+            # Nobody makes again what a run's own restore lacks, and meanwhile the run holds the database.
             return _end(seen, status, waiting, now)
         if waiting is not None:
             # What it needed went after it had taken the database: nobody else is kept waiting for that.
@@ -64,10 +65,15 @@ def decide(seen: RestoreSeen, now: datetime) -> Decision:
     return _restoring(seen, base, now)
 
 
+def _going(restore: DatabaseRestore, database: PostgresDatabase) -> bool:
+    """Whether the database goes before a restore on it begins. A run that holds it is finished first."""
+    return database.metadata.deleting and restore.spec.order is None
+
+
 def _waiting(seen: RestoreSeen) -> Failure | None:
     spec, backup = seen.restore.spec, seen.backup
     namespace = seen.restore.metadata.namespace
-    if seen.database is None or seen.database.metadata.deleting:
+    if seen.database is None or _going(seen.restore, seen.database):
         text = f"There is no PostgresDatabase {spec.database_ref.name} in namespace {namespace}."
         return Failure(reason=Reason.DATABASE_NOT_FOUND, message=text)
     if backup is None or not backup.status.verified or backup.metadata.deleting:

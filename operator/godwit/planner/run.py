@@ -249,7 +249,7 @@ def _restoring(seen: RunSeen, now: datetime) -> Decision:
         why = f"{told.failure.reason}: {told.failure.message} {told.failure.standing}".strip()
         where = f"{run.status.standing} The restore stopped: {why}"
         return _end(seen, "Failed", cause.model_copy(update={"standing": where}), now)
-    return _going(seen, Verdict.moving(Reason.RESTORING), now, again_in=60.0)
+    return _going(seen, run_steps.waits_for(restore, Reason.RESTORING), now, again_in=60.0)
 
 
 def _start_restore(

@@ -144,10 +144,15 @@ def backup_need(run: MigrationRun, backup: DatabaseBackup | None, now: datetime)
     if told.condition("Stalled") is not None:
         failure = told.failure or Failure(reason=Reason.BACKUP_FAILED, message="The backup failed.")
         return BackupNeed(failure=failure.model_copy(update={"standing": standing(None, 0)}))
-    ready, waits = told.condition("Ready"), Verdict.moving(Reason.BACKING_UP)
-    if ready is not None and ready.status == "False":
-        waits = Verdict(Stand.WAITING, Reason(ready.reason), f"{backup.metadata.name}: {ready.message}")
-    return BackupNeed(waits=waits)
+    return BackupNeed(waits=waits_for(backup, Reason.BACKING_UP))
+
+
+def waits_for(child: DatabaseBackup | DatabaseRestore, moving: Reason) -> Verdict:
+    """How a run stands that waits for its backup or restore: as that does, where that waits itself."""
+    ready = child.status.condition("Ready")
+    if ready is None or ready.status != "False":
+        return Verdict.moving(moving)
+    return Verdict(Stand.WAITING, Reason(ready.reason), f"{child.metadata.name}: {ready.message}")
 
 
 def backup_name(run: MigrationRun) -> str:

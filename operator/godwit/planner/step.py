@@ -132,6 +132,7 @@ def _resting(record: StepRecord, left: tuple[Effect, ...], now: datetime) -> Ste
     failure = record.outcome.failure if record.outcome is not None else None
     if failure is None:
         reason = Reason.STEP_LOST if record.state == StepState.GONE else Reason.STEP_CRASHED
+        reason = Reason.POD_PENDING if _held_back(record) else reason
         failure = Failure(reason=reason, message=record.message or reason.advice.meaning)
     wait = max((record.retry_at - now).total_seconds(), LEAVING if left else 0.0)
     return StepProgress(record, left, failure=failure, again_in=wait)
@@ -149,6 +150,8 @@ def _look(step: Step, record: StepRecord, seen: StepSeen, now: datetime) -> Step
             spec = step.build(record.attempt, record.started_at)
             asked = record.model_copy(update={"job": spec.job, "request_hash": spec.request.hash})
             return StepProgress(asked, (StartStep(spec),), again_in=WATCHED)
+        case StepState.GONE | StepState.CRASHED if _held_back(record) and not seen.exited:
+            return _still_held_back(record, seen, step.namespace, now)
         case StepState.GONE | StepState.CRASHED:
             return _lost(step, marked, seen, now)
         case StepState.NO_POD | StepState.PENDING:
@@ -162,6 +165,23 @@ def _look(step: Step, record: StepRecord, seen: StepSeen, now: datetime) -> Step
         case StepState.FINISHED:
             ended = marked.model_copy(update={"outcome": seen.outcome, "ended_at": now, "crashes": 0})
             return StepProgress(ended, outcome=seen.outcome)
+
+
+def _held_back(record: StepRecord) -> bool:
+    """Whether the attempt, when last seen, had not started, and something was told to stand in its way."""
+    return record.state in (StepState.NO_POD, StepState.PENDING) and record.message != ""
+
+
+def _still_held_back(record: StepRecord, seen: StepSeen, namespace: str, now: datetime) -> StepProgress:
+    """It never started, so it has not crashed: what holds it back is waited for, by attempt after attempt.
+
+    A Job's deadline counts from its creation.
+    """
+    wait = backoff(record.attempt, record.job)
+    update = {"outcome": None, "ended_at": now, "retry_at": now + timedelta(seconds=wait)}
+    failure = Failure(reason=Reason.POD_PENDING, message=record.message)
+    effects = tidy(record, seen, namespace)
+    return StepProgress(record.model_copy(update=update), effects, failure=failure, again_in=wait)
 
 
 def _lost(step: Step, record: StepRecord, seen: StepSeen, now: datetime) -> StepProgress:

@@ -103,6 +103,26 @@ def test_a_crash_says_how(its_pod: dict[str, Any] | None, words: str):
     assert step_seen(job("Failed"), its_pod, "", "h").message.endswith(words)
 
 
+@pytest.mark.parametrize(
+    ("its_pod", "exited"),
+    [
+        pytest.param(pod("Failed", terminated={"exitCode": 1}), True, id="the container ended by itself"),
+        pytest.param(pod("Failed", terminated={"exitCode": 137, "reason": "OOMKilled"}), True, id="killed"),
+        pytest.param(
+            pod("Failed", terminated={"exitCode": 137, "reason": "ContainerStatusUnknown"}),
+            False,
+            id="what the kubelet says of a container that it never made, or lost",
+        ),
+        pytest.param(pod("Failed"), False, id="evicted before the container was made"),
+        pytest.param(None, False, id="the pod is gone"),
+    ],
+)
+def test_a_crash_says_whether_the_container_is_known_to_have_run(
+    its_pod: dict[str, Any] | None, exited: bool
+):
+    assert step_seen(job("Failed"), its_pod, "", "h").exited is exited
+
+
 def test_messages_fit_into_a_status():
     seen = step_seen(job(), waiting("ErrImagePull", "no\n such image " * 200), "", "h")
 

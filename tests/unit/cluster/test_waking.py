@@ -1,11 +1,13 @@
 """Which events make the controller look at an object."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from godwit.cluster.local import LocalCluster
 from godwit.controller.loop import Controller
+from godwit.controller.queue import Key
 
 NAMESPACE = "shop"
 MIGRATION = {
@@ -115,6 +117,18 @@ async def test_a_database_is_told_when_whoever_held_it_is_gone(controller: Contr
     assert waiting(controller) == ["PostgresDatabase/shop"]
 
 
+async def test_the_migrations_of_a_database_are_told_of_its_restores(controller: Controller):
+    restore = {**BACKUP, "kind": "DatabaseRestore", "spec": {"databaseRef": {"name": "shop"}}}
+    controller.changed(MIGRATION)
+    controller.changed(RUN)
+    controller.changed(restore)
+    waiting(controller)
+
+    controller.changed({**restore, "status": {"endedAt": "2026-01-01T00:00:00Z"}})
+    assert Key("DatabaseMigration", NAMESPACE, "shop") in controller.queue._due
+    assert Key("MigrationRun", NAMESPACE, "shop-1") not in controller.queue._due
+
+
 async def test_the_end_of_a_step_is_looked_at_at_once_and_the_rest_a_little_later(controller: Controller):
     controller.changed(MIGRATION)
     waiting(controller)
@@ -134,3 +148,34 @@ async def test_what_goes_after_a_deleted_object_does_not_wake_it(controller: Con
     controller.gone("ConfigMap", NAMESPACE, "files")
 
     assert waiting(controller) == []
+
+
+def made(kind: dict[str, Any], uid: str) -> dict[str, Any]:
+    return {**kind, "metadata": {**kind["metadata"], "uid": uid}}
+
+
+async def test_an_object_made_anew_is_looked_at_though_its_predecessors_end_is_told_after_it(
+    controller: Controller,
+):
+    # kopf handles the events of each uid in order, and those of two uids side by side.
+    for uid in ("old", "new", "old"):
+        controller.changed(made(MIGRATION, uid))
+    controller.gone("DatabaseMigration", NAMESPACE, "shop", "old")
+    assert waiting(controller) == ["DatabaseMigration/shop"]
+
+    controller.changed(MAP)
+    assert waiting(controller) == ["DatabaseMigration/shop"]
+
+    controller.gone("DatabaseMigration", NAMESPACE, "shop", "new")
+    controller.changed(MAP)
+    assert waiting(controller) == []
+
+
+async def test_the_end_of_a_holder_is_told_also_where_a_namesake_is_there(controller: Controller):
+    controller.changed(DATABASE)
+    controller.changed(made(RUN, "old"))
+    controller.changed(made(RUN, "new"))
+    waiting(controller)
+
+    controller.gone("MigrationRun", NAMESPACE, "shop-1", "old")
+    assert waiting(controller) == ["PostgresDatabase/shop"]

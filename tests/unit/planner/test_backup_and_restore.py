@@ -30,6 +30,7 @@ from .builders import (
     record,
     restore,
     stand,
+    touched,
 )
 
 GONE, RUNNING = StepSeen(StepState.GONE), StepSeen(StepState.RUNNING)
@@ -214,6 +215,11 @@ def test_then_it_builds_swaps_and_verifies_in_time():
         ({"own": restore(deletion_timestamp=NOW, finalizers=HELD)}, ("False", "Cancelled", True)),
         ({"namespace_terminating": True}, ("False", "Cancelled", True)),
         ({"own": restore(spec=ORDERED, finalizers=HELD), "base": database()}, ("False", "Cancelled", True)),
+        # Nobody makes the run's own backup again: it would hold the database for ever.
+        (
+            {"own": restore(spec=ORDERED, finalizers=HELD), "base": BUSY, "source": None},
+            ("False", "BackupNotFound", True),
+        ),
     ],
 )
 def test_a_restore_does_not_begin_where(seen, expected):
@@ -232,8 +238,9 @@ def test_a_restore_that_has_to_wait_after_all_gives_the_database_back():
         assert [(e.kind, e.present) for e in of(decision, SetFinalizer)] == [("PostgresDatabase", False)]
 
 
-def test_a_restore_that_a_run_ordered_works_under_the_runs_hold():
-    request = only(of_restore(restore(spec=ORDERED, finalizers=HELD), BUSY), StartStep).spec.request
+@pytest.mark.parametrize("base", [BUSY, touched(BUSY, deletion_timestamp=NOW)], ids=["", "deleted"])
+def test_a_restore_that_a_run_ordered_works_under_the_runs_hold(base):
+    request = only(of_restore(restore(spec=ORDERED, finalizers=HELD), base), StartStep).spec.request
     assert (request.operation, request.expected_journal) == ("uid-shop-1", 4)
 
 

@@ -17,6 +17,7 @@ from .builders import (
     STALLED,
     ago,
     backup,
+    condition,
     database,
     failure,
     finished,
@@ -147,6 +148,12 @@ def test_the_run_waits_for_its_restore(found, outcome_of_run, words):
     assert decision.status.outcome == outcome_of_run
     assert words in decision.status.standing
     assert "no fence" not in decision.status.standing
+
+
+def test_a_run_says_what_its_restore_waits_for():
+    waits = ordered(conditions=(condition("Ready", "False", "PodRefused", "No room."),))
+    ready = restoring(waits).status.condition("Ready")
+    assert (ready.status, ready.reason, ready.message) == ("False", "PodRefused", "undo: No room.")
 
 
 # The end

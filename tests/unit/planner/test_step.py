@@ -83,6 +83,26 @@ def test_a_step_that_vanished_is_a_question_and_another_attempt_asks_it(before, 
     assert (kinds(started), started.record.attempt) == ([StartStep], 2)
 
 
+@pytest.mark.parametrize("state", ["NoPod", "Pending"])
+@pytest.mark.parametrize("seen", [GONE, StepSeen(StepState.CRASHED, message="longer than its deadline")])
+def test_a_step_that_never_started_has_not_crashed_and_waits_on(state, seen):
+    # Its Job's own deadline counts also while a Secret, an image, a node or a quota is waited for.
+    held = record("check", state=state, message='secret "db" not found', crashes=MAX_CRASHES - 1)
+    progress = drive(STEP, held, seen, NOW)
+    assert progress.failure is not None
+    assert (progress.failure.reason, progress.record.crashes) == (Reason.POD_PENDING, MAX_CRASHES - 1)
+    assert progress.failure.message == 'secret "db" not found'
+    resting = drive(STEP, progress.record, GONE, NOW)
+    assert (resting.effects, resting.failure) == ((), progress.failure)
+    assert kinds(drive(STEP, progress.record, GONE, later(minutes=10))) == [StartStep]
+
+
+def test_a_container_that_left_an_exit_status_has_started():
+    held = record("check", state="Pending", message="FailedMount")
+    seen = StepSeen(StepState.CRASHED, Reason.STEP_CRASHED, "exit status 1", exited=True)
+    assert drive(STEP, held, seen, NOW).record.crashes == 1
+
+
 def test_the_job_of_an_attempt_goes_before_the_next_is_started():
     known = record("check", state="Crashed", retry_at=ago(seconds=1))
     progress = drive(STEP, known, StepSeen(StepState.CRASHED), NOW)

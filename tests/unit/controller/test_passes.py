@@ -1,0 +1,165 @@
+"""Passes of the controller over objects on a cluster that refuses or loses something."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from godwit.api.common import SPEC_HASH
+from godwit.api.kinds import parse
+from godwit.cluster.local import LocalCluster
+from godwit.cluster.port import GoneError, Manifest, RefusedError
+from godwit.controller.act import Actor, NotDoneError
+from godwit.controller.loop import Controller
+from godwit.controller.queue import Key
+from godwit.controller.slots import Slots
+from godwit.planner.decision import Create, SaveDocument, StepSpec
+
+NAMESPACE = "shop"
+OWNER = {"kind": "PostgresDatabase", "name": "shop"}
+KEY = Key("PostgresDatabase", NAMESPACE, "shop")
+DATABASE = {
+    "apiVersion": "godwit.dev/v1alpha1",
+    "kind": "PostgresDatabase",
+    "metadata": {"name": "shop", "namespace": NAMESPACE},
+    "spec": {
+        "connection": {"uriFrom": {"name": "shop", "key": "uri"}},
+        "environment": "Development",
+        "backup": {"required": False},
+    },
+}
+
+
+class Cluster(LocalCluster):
+    """A local cluster that refuses every Job while `why` says so, and ConfigMaps when it is full of them."""
+
+    why = ""
+    full = False
+    found: Manifest | None = None
+    """What has the name of whatever is to be created."""
+
+    async def create(self, manifest: Manifest) -> Manifest:
+        if self.full and manifest["kind"] == "ConfigMap":
+            raise RefusedError("exceeded quota: configmaps=0")
+        return self.found or await super().create(manifest)
+
+    async def read_document(self, namespace: str, job: str) -> str | None:
+        return '{"event": "document"}' if self.full else await super().read_document(namespace, job)
+
+    async def start_step(self, spec: StepSpec) -> None:
+        if self.why:
+            raise RefusedError(self.why)
+        await super().start_step(spec)
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[Cluster]:
+    async with Cluster(namespaces=(NAMESPACE,)) as made:
+        yield made
+
+
+class Bench:
+    """A controller whose time passes when it is told to; events of its own writes reach it."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.time = 0.0
+        self.passes: list[float] = []
+        self.cluster = cluster
+        self.controller = Controller(cluster, image="local", monotonic=lambda: self.time)
+
+    async def until(self, time: float) -> None:
+        while self.time < time:
+            while (key := self.controller.queue.take()) is not None:
+                self.passes.append(self.time)
+                before = await self.found()
+                await self.controller._serve(key)
+                after = await self.found()
+                if after != before:
+                    self.controller.changed(after)
+            self.time += 0.1
+
+    async def found(self) -> Manifest:
+        found = await self.cluster.get(*_place(KEY))
+        assert found is not None
+        return found
+
+    async def ready(self) -> Manifest:
+        conditions = (await self.found())["status"]["conditions"]
+        return next(c for c in conditions if c["type"] == "Ready")
+
+
+def _place(key: Key) -> tuple[str, str, str]:
+    return key.kind, key.namespace, key.name
+
+
+async def test_what_the_api_server_refuses_is_tried_again_ever_later_and_told_once(cluster: Cluster):
+    cluster.why = "exceeded quota: count/jobs.batch=0"
+    bench = Bench(cluster)
+    bench.controller.changed(cluster.apply(DATABASE))
+    await bench.until(5)
+    told = await bench.ready()
+    assert (told["status"], told["reason"]) == ("False", "PodRefused")
+    version = (await bench.found())["metadata"]["resourceVersion"]
+
+    await bench.until(300)
+    assert len(bench.passes) < 25
+    assert (await bench.found())["metadata"]["resourceVersion"] == version
+
+    cluster.why = ""
+    await bench.until(400)
+    assert (await bench.ready())["reason"] != "PodRefused"
+
+
+async def test_an_object_made_while_its_name_was_looked_up_is_looked_at(cluster: Cluster):
+    bench = Bench(cluster)
+    bench.controller.changed(cluster.apply(DATABASE))
+    cluster.remove(*_place(KEY))
+    made: list[Manifest] = []
+    look_up = cluster.get
+
+    async def get(kind: str, namespace: str, name: str) -> Manifest | None:
+        found = await look_up(kind, namespace, name)
+        if found is None and not made:
+            made.append(cluster.apply(DATABASE))
+            bench.controller.changed(made[0])
+        return found
+
+    cluster.get = get  # type: ignore[method-assign]
+    key = bench.controller.queue.take()
+    assert key is not None
+    await bench.controller._serve(key)
+    assert bench.controller.queue.take() == KEY
+
+
+async def test_a_document_that_the_api_server_refuses_keeps_nothing_else_from_being_done(cluster: Cluster):
+    cluster.full = True
+    about = parse(cluster.apply(DATABASE))
+    assert await Actor(cluster, Slots(1)).act(about, SaveDocument(NAMESPACE, "job", "shop-plan-1")) is None
+    assert await cluster.get("ConfigMap", NAMESPACE, "shop-plan-1") is None
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        pytest.param(
+            {"ownerReferences": [{**OWNER, "uid": "former"}]}, GoneError, id="its former namesake's"
+        ),
+        pytest.param({"deletionTimestamp": "2026-01-01T00:00:00Z"}, GoneError, id="about to go"),
+        pytest.param({"ownerReferences": []}, NotDoneError, id="nobody's"),
+        pytest.param(
+            {"ownerReferences": [{**OWNER, "name": "crm", "uid": "c"}]}, NotDoneError, id="another's"
+        ),
+        pytest.param({"annotations": {}}, NotDoneError, id="a stranger's of that name"),
+        pytest.param({"annotations": {SPEC_HASH: "b"}}, NotDoneError, id="of another content"),
+    ],
+)
+async def test_what_is_left_of_an_owner_that_was_made_anew_is_waited_out(
+    cluster: Cluster, change: Manifest, error: type[Exception]
+):
+    # A garbage collector takes it in a moment; Stalled meanwhile would end what waits for the owner.
+    about = parse(cluster.apply(DATABASE))
+    owner = {**OWNER, "uid": about.metadata.uid}
+    copy = {"name": "copy", "annotations": {SPEC_HASH: "a"}, "ownerReferences": [owner]}
+    wanted = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": copy}
+    cluster.found = {**wanted, "metadata": {**copy, **change}}
+    with pytest.raises(error):
+        await Actor(cluster, Slots(1)).act(about, Create(wanted))
