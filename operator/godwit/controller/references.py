@@ -141,10 +141,10 @@ class References:
         """Whoever must be looked at when the object changes, other than itself."""
         found = self._dependents.get(key, set()) | self._told.get(key, set())
         database = self._database.get(key)
-        if key.kind == RESTORE and database is not None:
+        if key.kind == DatabaseRestore.KIND and database is not None:
             # It may have taken away what these say is applied.
-            others = self._dependents.get(Key(DATABASE, *database), set())
-            found |= {other for other in others if other.kind == MIGRATION}
+            others = self._dependents.get(Key(PostgresDatabase.KIND, *database), set())
+            found |= {other for other in others if other.kind == DatabaseMigration.KIND}
         return found
 
     def bereaved(self, key: Key) -> set[Key]:
