@@ -170,6 +170,13 @@ def _build(job: _Job, session: Session) -> None:
     job.ctx.point("restore.before_build")
     build(job.ctx, session, facts, job.names.building, location=job.verb.location, manifest=job.manifest)
     job.ctx.point("restore.built")
+
+
+def _carry_properties(job: _Job, session: Session) -> None:
+    """Give the new database what is set on the live one now: building took a while."""
+    facts = swap.describe(session, job.names.live)
+    if facts is None:
+        raise fail(Reason.DATABASE_MISSING, f"{job.names.live} was renamed meanwhile.")
     differences = swap.carry_properties(session, facts, job.names.building)
     if differences:
         raise fail(
@@ -183,6 +190,7 @@ def _swap(job: _Job, session: Session, live: Session, restored: Session) -> Rest
     ctx, names = job.ctx, job.names
     verify_built(restored, job.manifest, job.ctx.format)
     ctx.cancelled.check(standing=AS_IT_WAS)
+    _carry_properties(job, session)
     ctx.point("restore.before_fence")
     # Not to be cut short when the step is told to end: this session lifts the fence.
     with maintenance_session(ctx, names.live, cancellable=False) as keeper:

@@ -141,6 +141,32 @@ def test_a_database_without_the_procedural_language_comes_back(database, make_re
     assert database.psql("SELECT count(*) FROM item") == "1"
 
 
+def test_what_is_set_on_the_database_while_the_backup_is_built_is_carried_over_too(restoring, database):
+    name = database.name
+
+    def point(at):
+        if at == "restore.built":
+            restoring.server.psql(
+                f"""ALTER DATABASE "{name}" SET work_mem TO '77MB';
+                ALTER DATABASE "{name}" CONNECTION LIMIT 5;
+                COMMENT ON DATABASE "{name}" IS 'new'"""
+            )
+
+    restoring.restore(point=point)
+    assert database.psql("SHOW work_mem") == "77MB"
+    told = f"shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = '{name}'"
+    assert database.psql(f"SELECT datconnlimit, {told}") == "5|new"
+
+
+def test_a_right_that_two_roles_granted_comes_back_once(database, role, make_restoring):
+    one, two = role("one"), role("two")
+    grant = f'GRANT CONNECT ON DATABASE "{database.name}" TO'
+    database.psql(f"{grant} {one} WITH GRANT OPTION; {grant} {two} WITH GRANT OPTION")
+    database.psql(f"SET ROLE {two}; {grant} {one}")
+    make_restoring().restore()
+    assert database.psql(f"SELECT has_database_privilege('{one}', '{database.name}', 'CONNECT')") == "t"
+
+
 def test_nothing_written_needs_no_consent(restoring, database):
     assert restoring.restore().lost_rows == 0
 
