@@ -197,6 +197,27 @@ def make_restoring(database, tmp_path):
 
 
 @pytest.fixture
+def encoded(database, tmp_path):
+    """Make a database of another encoding, by a script, and its backup: encoded("LATIN1", "CREATE ...")."""
+    made = []
+
+    def make(encoding, script):
+        other = replace(database, name=f"{database.name}_{len(made)}")
+        made.append(other)
+        other.server.psql(f"CREATE DATABASE {other.name} TEMPLATE template0 ENCODING '{encoding}'")
+        other.psql(script)
+        return Restoring(other, tmp_path)
+
+    yield make
+    for other in made:
+        for name in other.server.psql(
+            f"SELECT datname FROM pg_database WHERE starts_with(datname, '{other.name[:30]}')"
+        ).splitlines():
+            if name != database.name:
+                other.server.drop_database(name)
+
+
+@pytest.fixture
 def restoring(database, make_restoring):
     """A database with some tables, and its backup."""
     database.psql(

@@ -167,6 +167,15 @@ def test_a_right_that_two_roles_granted_comes_back_once(database, role, make_res
     assert database.psql(f"SELECT has_database_privilege('{one}', '{database.name}', 'CONNECT')") == "t"
 
 
+@pytest.mark.parametrize(
+    ("encoding", "byte"), [("SQL_ASCII", "E'\\xe9'"), ("LATIN1", "convert_from('\\xe9', 'LATIN1')")]
+)
+def test_text_comes_back_byte_by_byte_in_any_encoding(encoded, encoding, byte):
+    made = encoded(encoding, f"CREATE TABLE item (name text); INSERT INTO item VALUES ({byte})")
+    made.restore()
+    assert made.database.psql("SELECT name::bytea FROM item") == "\\xe9"
+
+
 def test_nothing_written_needs_no_consent(restoring, database):
     assert restoring.restore().lost_rows == 0
 
