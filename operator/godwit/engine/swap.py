@@ -200,17 +200,21 @@ SELECT schemaname, sequencename, last_value, increment_by FROM pg_sequences WHER
 def carry_sequences(live: Session, restored: Session) -> int:
     """Move sequences of *restored* forward to where those of *live* stand; returns how many.
 
-    A value that was given out once may stand outside the database, in a link or another system.
+    A value that was given out once may stand outside the database, in a link or another system. One whose
+    bounds were wider than they are in the backup is moved to its end: it gives out nothing twice.
     """
-    there = {(s, n) for s, n in restored.execute("SELECT schemaname, sequencename FROM pg_sequences")}
+    bounds = "SELECT schemaname, sequencename, min_value, max_value FROM pg_sequences"
+    there = {(s, n): (least, most) for s, n, least, most in restored.execute(bounds)}
     values = {(s, n): v for s, n, v, _ in restored.execute(_SEQUENCES)}
     moved = 0
     for schema, name, value, increment in live.execute(_SEQUENCES).fetchall():
         here = values.get((schema, name))
         ahead = here is None or (value > here if increment > 0 else value < here)
         if (schema, name) in there and ahead:
+            least, most = there[schema, name]
             restored.execute(
-                "SELECT setval(format('%%I.%%I', %s::text, %s::text)::regclass, %s)", [schema, name, value]
+                "SELECT setval(format('%%I.%%I', %s::text, %s::text)::regclass, %s)",
+                [schema, name, min(max(value, least), most)],
             )
             moved += 1
     return moved

@@ -226,6 +226,20 @@ def test_descending_sequences_never_go_back_either(database, make_restoring):
     assert database.psql("SELECT nextval('falling')") == "-9"
 
 
+def test_a_sequence_that_went_further_than_its_former_bounds_stops_at_them(database, make_restoring):
+    database.psql("CREATE SEQUENCE few MAXVALUE 10; SELECT nextval('few') FROM generate_series(1, 10)")
+    database.psql("CREATE SEQUENCE less MAXVALUE 10")
+    made = make_restoring()
+    for name in ("few", "less"):
+        database.psql(
+            f"ALTER SEQUENCE {name} MAXVALUE 99; SELECT nextval('{name}') FROM generate_series(1, 9)"
+        )
+    database.psql("SELECT nextval('less') FROM generate_series(1, 9)")
+    made.restore()
+    assert database.psql("SELECT last_value, is_called FROM few") == "10|t"
+    assert database.psql("SELECT last_value, is_called FROM less") == "10|t"
+
+
 def test_the_journal_is_carried_over_whole_with_its_own_row_and_a_stamp_that_counts(restoring, database):
     ctx = restoring.context("apply", operation="earlier", environment=Environment.STAGING)
     with ctx.session(writing=True) as session:
