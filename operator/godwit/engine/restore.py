@@ -11,6 +11,7 @@ from typing import Final
 
 import psycopg
 
+from godwit.contract.identity import DatabaseIdentity
 from godwit.contract.outcome import RestoreOutcome
 from godwit.contract.policy import Environment
 from godwit.contract.reasons import Reason
@@ -76,6 +77,13 @@ def _done_before(ctx: StepContext, session: Session, names: Names) -> RestoreOut
             live, ctx.request, VERB
         )
         if found is not None:
+            if not _own_journal(live):
+                raise fail(
+                    Reason.RESTORE_NOT_POSSIBLE,
+                    "The journal came with a copy of another database, where this restore was done already.",
+                    standing="Nothing was changed.",
+                    hint="Make a DatabaseRestore of another name.",
+                )
             return RestoreOutcome.model_validate(found)
         expected = ctx.request.identity
         if expected is not None and not expected.same_database(live.identity):
@@ -91,6 +99,16 @@ def _done_before(ctx: StepContext, session: Session, names: Names) -> RestoreOut
             standing="Nothing was changed.",
         )
     return None
+
+
+def _own_journal(live: Session) -> bool:
+    """Whether the newest restore in the journal made this very database, and not one that it is a copy of."""
+    row = live.execute(
+        "SELECT detail -> 'outcome' -> 'identity' FROM godwit.journal "
+        "WHERE event = 'Done' AND verb = %s ORDER BY id DESC LIMIT 1",
+        [VERB],
+    ).fetchone()
+    return row is not None and DatabaseIdentity.model_validate(row[0]).same_database(live.identity)
 
 
 def _usable(ctx: StepContext, verb: RestoreInput) -> Manifest:

@@ -182,11 +182,13 @@ def ctx(place):
 
 @pytest.fixture
 def make_restoring(database, tmp_path):
-    """As `make_place`, with a backup; databases that restores leave are dropped afterwards."""
+    """As `make_place`, with a backup, also of a copy; databases that are left are dropped afterwards."""
     made = []
 
-    def make(**options):
-        made.append(Restoring(database, tmp_path, **options))
+    def make(copy=None, **options):
+        folder = tmp_path / copy.name if copy else tmp_path
+        folder.mkdir(exist_ok=True)
+        made.append(Restoring(copy or database, folder, **options))
         return made[-1]
 
     yield make
