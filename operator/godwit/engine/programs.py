@@ -59,9 +59,10 @@ def environment(ctx: StepContext, database: str | None = None) -> dict[str, str]
     """The environment of libpq for the step's target, or for another *database* of its server."""
     params = dict(ctx.target.params) | ({"dbname": database} if database is not None else {})
     params["application_name"] = ctx.application_name
-    params["client_encoding"] = "UTF8"
-    # pg_dump and pg_restore set their own search_path, timeouts and role.
-    params.pop("options", None)
+    # pg_dump and pg_restore set their own search_path, timeouts and role. And they keep the database's own
+    # encoding: not every byte that it holds has a counterpart in another.
+    for own in ("options", "client_encoding"):
+        params.pop(own, None)
     variables = {o.keyword.decode(): o.envvar for o in pq.Conninfo.get_defaults()}
     env = bare_environment(ctx)
     for keyword, value in params.items():

@@ -11,6 +11,7 @@ from typing import Final
 
 import psycopg
 
+from godwit.contract.identity import DatabaseIdentity
 from godwit.contract.outcome import RestoreOutcome
 from godwit.contract.policy import Environment
 from godwit.contract.reasons import Reason
@@ -76,6 +77,13 @@ def _done_before(ctx: StepContext, session: Session, names: Names) -> RestoreOut
             live, ctx.request, VERB
         )
         if found is not None:
+            if not _own_journal(live):
+                raise fail(
+                    Reason.RESTORE_NOT_POSSIBLE,
+                    "The journal came with a copy of another database, where this restore was done already.",
+                    standing="Nothing was changed.",
+                    hint="Make a DatabaseRestore of another name.",
+                )
             return RestoreOutcome.model_validate(found)
         expected = ctx.request.identity
         if expected is not None and not expected.same_database(live.identity):
@@ -91,6 +99,16 @@ def _done_before(ctx: StepContext, session: Session, names: Names) -> RestoreOut
             standing="Nothing was changed.",
         )
     return None
+
+
+def _own_journal(live: Session) -> bool:
+    """Whether the newest restore in the journal made this very database, and not one that it is a copy of."""
+    row = live.execute(
+        "SELECT detail -> 'outcome' -> 'identity' FROM godwit.journal "
+        "WHERE event = 'Done' AND verb = %s ORDER BY id DESC LIMIT 1",
+        [VERB],
+    ).fetchone()
+    return row is not None and DatabaseIdentity.model_validate(row[0]).same_database(live.identity)
 
 
 def _usable(ctx: StepContext, verb: RestoreInput) -> Manifest:
@@ -170,6 +188,13 @@ def _build(job: _Job, session: Session) -> None:
     job.ctx.point("restore.before_build")
     build(job.ctx, session, facts, job.names.building, location=job.verb.location, manifest=job.manifest)
     job.ctx.point("restore.built")
+
+
+def _carry_properties(job: _Job, session: Session) -> None:
+    """Give the new database what is set on the live one now: building took a while."""
+    facts = swap.describe(session, job.names.live)
+    if facts is None:
+        raise fail(Reason.DATABASE_MISSING, f"{job.names.live} was renamed meanwhile.")
     differences = swap.carry_properties(session, facts, job.names.building)
     if differences:
         raise fail(
@@ -183,6 +208,7 @@ def _swap(job: _Job, session: Session, live: Session, restored: Session) -> Rest
     ctx, names = job.ctx, job.names
     verify_built(restored, job.manifest, job.ctx.format)
     ctx.cancelled.check(standing=AS_IT_WAS)
+    _carry_properties(job, session)
     ctx.point("restore.before_fence")
     # Not to be cut short when the step is told to end: this session lifts the fence.
     with maintenance_session(ctx, names.live, cancellable=False) as keeper:

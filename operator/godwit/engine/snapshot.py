@@ -10,9 +10,11 @@ was still running from rows committed before. Therefore the writers that the sna
 began after the oldest running one, are read from the rows themselves while the snapshot is held.
 """
 
+import contextlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
+import psycopg
 from psycopg import sql
 
 from godwit.contract.base import Model
@@ -146,8 +148,9 @@ def written_since(
     """
     found: dict[str, Written] = {}
     there = {f"{s}.{n}": (s, n, oid, filenode) for s, n, oid, filenode in session.execute(TABLES).fetchall()}
-    with session.transaction():
-        session.execute("SET LOCAL row_security = off")
+    # No transaction around it: each table is locked for its own count only, not until the last one's end.
+    session.execute("SET row_security = off")
+    try:
         for key, (schema, name, oid, filenode) in there.items():
             if _own(session, history, schema, name):
                 continue
@@ -157,6 +160,9 @@ def written_since(
                 found[key] = Written(unknown=True)
                 continue
             found[key] = _since(session, snapshot, schema, name, before)
+    finally:
+        with contextlib.suppress(psycopg.Error):
+            session.execute("RESET row_security")
     for key, before in tables.items():
         schema, _, name = key.partition(".")
         if key not in there and not _own(session, history, schema, name):

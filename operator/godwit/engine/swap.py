@@ -70,10 +70,11 @@ def describe(session: Session, name: str) -> DatabaseFacts | None:
 def _acl(session: Session, name: str) -> tuple[tuple[str, str, bool], ...]:
     rows = session.execute(
         "SELECT CASE WHEN a.grantee = 0 THEN '' ELSE pg_get_userbyid(a.grantee) END, a.privilege_type, "
-        "a.is_grantable FROM pg_database d, aclexplode(d.datacl) a WHERE d.datname = %s ORDER BY 1, 2, 3",
+        "bool_or(a.is_grantable) FROM pg_database d, aclexplode(d.datacl) a WHERE d.datname = %s "
+        "GROUP BY 1, 2 ORDER BY 1, 2",
         [name],
     )
-    return tuple(dict.fromkeys((grantee, privilege, grantable) for grantee, privilege, grantable in rows))
+    return tuple((grantee, privilege, grantable) for grantee, privilege, grantable in rows)
 
 
 def _settings(session: Session, name: str) -> tuple[tuple[str, str, str], ...]:
@@ -88,14 +89,13 @@ def _settings(session: Session, name: str) -> tuple[tuple[str, str, str], ...]:
 
 
 def create_like(session: Session, facts: DatabaseFacts, name: str) -> None:
-    """Make the empty database *name* with owner, encoding, locale, tablespace and limit of *facts*."""
+    """Make the empty database *name* with owner, encoding, locale and tablespace of *facts*."""
     options: list[tuple[LiteralString, sql.Composable]] = [
         ("TEMPLATE", sql.Identifier("template0")),
         ("OWNER", sql.Identifier(facts.owner)),
         ("ENCODING", sql.Literal(facts.encoding)),
         ("LC_COLLATE", sql.Literal(facts.collate)),
         ("LC_CTYPE", sql.Literal(facts.ctype)),
-        ("CONNECTION LIMIT", sql.Literal(facts.connection_limit)),
     ]
     if facts.tablespace != "pg_default":  # template0's own, which needs no right unless it is named
         options.append(("TABLESPACE", sql.Identifier(facts.tablespace)))
@@ -113,9 +113,11 @@ def create_like(session: Session, facts: DatabaseFacts, name: str) -> None:
 
 
 def carry_properties(session: Session, facts: DatabaseFacts, name: str) -> list[str]:
-    """Give *name* the grants, settings and comment of *facts*; returns what came out different."""
+    """Give *name* the limit, grants, settings and comment of *facts*; returns what came out different."""
     database = sql.Identifier(name)
     with session.transaction():
+        limit = sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}")
+        session.execute(limit.format(database, sql.Literal(facts.connection_limit)))
         if facts.acl is not None:
             for role in ("", facts.owner):
                 session.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM {}").format(database, _grantee(role)))
@@ -198,17 +200,21 @@ SELECT schemaname, sequencename, last_value, increment_by FROM pg_sequences WHER
 def carry_sequences(live: Session, restored: Session) -> int:
     """Move sequences of *restored* forward to where those of *live* stand; returns how many.
 
-    A value that was given out once may stand outside the database, in a link or another system.
+    A value that was given out once may stand outside the database, in a link or another system. One whose
+    bounds were wider than they are in the backup is moved to its end: it gives out nothing twice.
     """
-    there = {(s, n) for s, n in restored.execute("SELECT schemaname, sequencename FROM pg_sequences")}
+    bounds = "SELECT schemaname, sequencename, min_value, max_value FROM pg_sequences"
+    there = {(s, n): (least, most) for s, n, least, most in restored.execute(bounds)}
     values = {(s, n): v for s, n, v, _ in restored.execute(_SEQUENCES)}
     moved = 0
     for schema, name, value, increment in live.execute(_SEQUENCES).fetchall():
         here = values.get((schema, name))
         ahead = here is None or (value > here if increment > 0 else value < here)
         if (schema, name) in there and ahead:
+            least, most = there[schema, name]
             restored.execute(
-                "SELECT setval(format('%%I.%%I', %s::text, %s::text)::regclass, %s)", [schema, name, value]
+                "SELECT setval(format('%%I.%%I', %s::text, %s::text)::regclass, %s)",
+                [schema, name, min(max(value, least), most)],
             )
             moved += 1
     return moved

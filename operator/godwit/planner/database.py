@@ -55,7 +55,7 @@ def decide(seen: DatabaseSeen, now: datetime) -> Decision:
     record = status.step("check")
     step = _step(seen, f"{key}/{status.checked_at}")
     if status.check_key == key and now < due:
-        effects = (*freed, *_retention(seen), *tidy(record, seen.check, meta.namespace))
+        effects = (*freed, *_retention(seen, now), *tidy(record, seen.check, meta.namespace))
         left = (due - now).total_seconds()
         return _decision(seen, status, _settled(status), now, effects=effects, again_in=left)
     if record is not None and record.job != step.build(record.attempt, record.started_at).job:
@@ -177,11 +177,13 @@ def _settled(status: PostgresDatabaseStatus) -> Verdict:
     return Verdict(Stand.READY, Reason.CHECKED, message)
 
 
-def _retention(seen: DatabaseSeen) -> tuple[Effect, ...]:
+def _retention(seen: DatabaseSeen, now: datetime) -> tuple[Effect, ...]:
     """Delete the oldest backups beyond `keep` that runs made and whose file may go with them.
 
-    One that a restore is going to read stays.
+    One that a restore is going to read stays, and so does that of the run at work. Age is told by the
+    cluster's clock: a database's may step back, with a failover for instance.
     """
+    active = seen.database.status.active_operation
     wanted = {r.spec.backup_ref.name for r in seen.restores if r.status.ended_at is None}
     prunable = sorted(
         (
@@ -192,8 +194,9 @@ def _retention(seen: DatabaseSeen) -> tuple[Effect, ...]:
             and b.status.ready
             and not b.metadata.deleting
             and b.metadata.name not in wanted
+            and (active is None or b.spec.order.run.uid != active.uid)
         ),
-        key=lambda b: (b.status.ended_at is None, b.status.ended_at, b.metadata.name),
+        key=lambda b: (b.metadata.creation_timestamp or b.status.ended_at or now, b.metadata.name),
     )
     surplus = prunable[: max(0, len(prunable) - seen.database.spec.backup.keep)]
     return tuple(Delete(b.KIND, b.metadata.namespace, b.metadata.name, b.metadata.uid) for b in surplus)

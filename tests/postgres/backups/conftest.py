@@ -182,11 +182,13 @@ def ctx(place):
 
 @pytest.fixture
 def make_restoring(database, tmp_path):
-    """As `make_place`, with a backup; databases that restores leave are dropped afterwards."""
+    """As `make_place`, with a backup, also of a copy; databases that are left are dropped afterwards."""
     made = []
 
-    def make(**options):
-        made.append(Restoring(database, tmp_path, **options))
+    def make(copy=None, **options):
+        folder = tmp_path / copy.name if copy else tmp_path
+        folder.mkdir(exist_ok=True)
+        made.append(Restoring(copy or database, folder, **options))
         return made[-1]
 
     yield make
@@ -194,6 +196,27 @@ def make_restoring(database, tmp_path):
         for name in one.databases():
             if name != database.name:
                 one.server.drop_database(name)
+
+
+@pytest.fixture
+def encoded(database, tmp_path):
+    """Make a database of another encoding, by a script, and its backup: encoded("LATIN1", "CREATE ...")."""
+    made = []
+
+    def make(encoding, script):
+        other = replace(database, name=f"{database.name}_{len(made)}")
+        made.append(other)
+        other.server.psql(f"CREATE DATABASE {other.name} TEMPLATE template0 ENCODING '{encoding}'")
+        other.psql(script)
+        return Restoring(other, tmp_path)
+
+    yield make
+    for other in made:
+        for name in other.server.psql(
+            f"SELECT datname FROM pg_database WHERE starts_with(datname, '{other.name[:30]}')"
+        ).splitlines():
+            if name != database.name:
+                other.server.drop_database(name)
 
 
 @pytest.fixture

@@ -27,6 +27,48 @@ def test_it_tells_which_database_this_is_and_changes_nothing(database, place):
     assert database.dump(without=()) == before
 
 
+@pytest.mark.parametrize(
+    ("prepared", "why"),
+    [
+        ("CREATE TABLE t (id int); ALTER TABLE t OWNER TO {app}; GRANT ALL ON t TO {owner}", "act as app"),
+        (
+            """GRANT {app} TO {owner}; GRANT CREATE ON SCHEMA public TO {app};
+            SET ROLE {app}; CREATE TABLE t (id int)""",
+            "public of pg_database_owner",
+        ),
+        ("CREATE TYPE mood AS ENUM ('a')", "act as postgres"),
+        ("ALTER ROLE {app} IN DATABASE {database} SET work_mem = '5MB'", "work_mem of role app"),
+        ("ALTER DATABASE {database} SET log_statement = 'ddl'", "again (log_statement)"),
+        ("ALTER DATABASE {database} SET app.x = 'y'", "again (app.x)"),
+        ("UPDATE pg_extension SET extversion = '0.9' WHERE extname = 'plpgsql'", "plpgsql 0.9"),
+    ],
+)
+def test_a_restore_that_would_fail_at_its_end_is_not_promised(database, role, make_restoring, prepared, why):
+    names = {"app": role("app"), "owner": role("owner", createdb=True, owns=True), "database": database.name}
+    database.psql(prepared.format(**names))
+    made = make_restoring(user=names["owner"])
+    told = {o.rung: o for o in check_verb(made.context("check"), CheckInput()).rollback_options}
+    assert not told[Rung.RESTORE].possible
+    assert why in told[Rung.RESTORE].why
+    assert made.failing().reason is Reason.RESTORE_NOT_POSSIBLE
+
+
+def test_a_restore_that_a_plain_owner_can_do_is_promised(database, role, make_restoring):
+    app, owner = role("app"), role("owner", createdb=True, owns=True)
+    database.psql(
+        f"""GRANT {app} TO {owner}; CREATE SCHEMA shop AUTHORIZATION {app};
+        SET ROLE {app}; CREATE TABLE shop.t (id serial); CREATE TYPE shop.mood AS ENUM ('a');
+        CREATE FUNCTION shop.f() RETURNS int LANGUAGE sql RETURN 1; CREATE TEMP TABLE mine (id int);
+        SET ROLE {owner}; CREATE TABLE t (id serial); CREATE TABLE shop.u (id serial); RESET ROLE;
+        ALTER DATABASE {database.name} SET work_mem = '5MB';
+        ALTER ROLE {owner} IN DATABASE {database.name} SET work_mem = '6MB'"""
+    )
+    made = make_restoring(user=owner)
+    told = {o.rung: o for o in check_verb(made.context("check"), CheckInput()).rollback_options}
+    assert told[Rung.RESTORE].why == ""
+    assert made.restore().lost_rows == 0
+
+
 def test_it_tells_the_stamp_and_the_journals_last_row(place):
     ctx = place.context()
     with ctx.session(writing=True) as session:

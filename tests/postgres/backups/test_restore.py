@@ -141,6 +141,41 @@ def test_a_database_without_the_procedural_language_comes_back(database, make_re
     assert database.psql("SELECT count(*) FROM item") == "1"
 
 
+def test_what_is_set_on_the_database_while_the_backup_is_built_is_carried_over_too(restoring, database):
+    name = database.name
+
+    def point(at):
+        if at == "restore.built":
+            restoring.server.psql(
+                f"""ALTER DATABASE "{name}" SET work_mem TO '77MB';
+                ALTER DATABASE "{name}" CONNECTION LIMIT 5;
+                COMMENT ON DATABASE "{name}" IS 'new'"""
+            )
+
+    restoring.restore(point=point)
+    assert database.psql("SHOW work_mem") == "77MB"
+    told = f"shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = '{name}'"
+    assert database.psql(f"SELECT datconnlimit, {told}") == "5|new"
+
+
+def test_a_right_that_two_roles_granted_comes_back_once(database, role, make_restoring):
+    one, two = role("one"), role("two")
+    grant = f'GRANT CONNECT ON DATABASE "{database.name}" TO'
+    database.psql(f"{grant} {one} WITH GRANT OPTION; {grant} {two} WITH GRANT OPTION")
+    database.psql(f"SET ROLE {two}; {grant} {one}")
+    make_restoring().restore()
+    assert database.psql(f"SELECT has_database_privilege('{one}', '{database.name}', 'CONNECT')") == "t"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "byte"), [("SQL_ASCII", "E'\\xe9'"), ("LATIN1", "convert_from('\\xe9', 'LATIN1')")]
+)
+def test_text_comes_back_byte_by_byte_in_any_encoding(encoded, encoding, byte):
+    made = encoded(encoding, f"CREATE TABLE item (name text); INSERT INTO item VALUES ({byte})")
+    made.restore()
+    assert made.database.psql("SELECT name::bytea FROM item") == "\\xe9"
+
+
 def test_nothing_written_needs_no_consent(restoring, database):
     assert restoring.restore().lost_rows == 0
 
@@ -189,6 +224,20 @@ def test_descending_sequences_never_go_back_either(database, make_restoring):
     database.psql("SELECT nextval('falling') FROM generate_series(1, 3)")
     made.restore()
     assert database.psql("SELECT nextval('falling')") == "-9"
+
+
+def test_a_sequence_that_went_further_than_its_former_bounds_stops_at_them(database, make_restoring):
+    database.psql("CREATE SEQUENCE few MAXVALUE 10; SELECT nextval('few') FROM generate_series(1, 10)")
+    database.psql("CREATE SEQUENCE less MAXVALUE 10")
+    made = make_restoring()
+    for name in ("few", "less"):
+        database.psql(
+            f"ALTER SEQUENCE {name} MAXVALUE 99; SELECT nextval('{name}') FROM generate_series(1, 9)"
+        )
+    database.psql("SELECT nextval('less') FROM generate_series(1, 9)")
+    made.restore()
+    assert database.psql("SELECT last_value, is_called FROM few") == "10|t"
+    assert database.psql("SELECT last_value, is_called FROM less") == "10|t"
 
 
 def test_the_journal_is_carried_over_whole_with_its_own_row_and_a_stamp_that_counts(restoring, database):

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import psycopg
@@ -89,6 +90,18 @@ def test_another_database_of_the_name_is_refused(restoring, database):
         restoring.server.drop_database(database.name)
         restoring.server.psql(f'ALTER DATABASE "{database.name}_moved" RENAME TO "{database.name}"')
     assert restoring.untouched()
+
+
+def test_a_copy_of_a_restored_database_is_not_said_to_be_restored(restoring, database, make_restoring):
+    restoring.restore()
+    copy = replace(database, name=f"{database.name}_copy")
+    restoring.server.psql(f"CREATE DATABASE {copy.name} TEMPLATE {database.name}")
+    made = make_restoring(copy)
+    with pytest.raises(StepFailed) as failed:
+        made.restore()
+    assert failed.value.failure.reason is Reason.RESTORE_NOT_POSSIBLE
+    assert "came with a copy" in failed.value.failure.message
+    assert made.restore(request={"spec_hash": "h2", "operation": "r2"}).lost_rows == 0
 
 
 @pytest.mark.parametrize("damage", ["missing", "another checksum", "truncated", "flipped", "schema only"])

@@ -1,5 +1,6 @@
 """What was written since a backup is counted exactly, or said to be unknown."""
 
+import threading
 from dataclasses import replace
 
 import psycopg
@@ -110,3 +111,19 @@ def test_the_journal_and_the_history_table_are_nobodys_writes(database, ctx, pla
     )
     assert place.written() == {}
     assert total([]) == 0
+
+
+def test_a_table_is_locked_for_its_own_count_only(database, ctx, place):
+    database.psql("CREATE TABLE a (id int); CREATE TABLE b (id int)")
+    backup_verb(ctx, FULL)
+    found = []
+    with psycopg.connect(database.uri) as other:
+        other.execute("LOCK TABLE b IN ACCESS EXCLUSIVE MODE")
+        thread = threading.Thread(target=lambda: found.append(place.written()))
+        thread.start()
+        held = "SELECT count(*) FROM pg_locks WHERE relation = '{}'::regclass AND {}"
+        place.wait_for(lambda: database.psql(held.format("b", "NOT granted")) == "1")
+        assert database.psql(held.format("a", "granted")) == "0"
+        other.rollback()
+        thread.join(30)
+    assert found == [{}]

@@ -201,6 +201,24 @@ def test_retention_leaves_alone_backups(kept):
     assert of(decide(seen(base, backups=(numbered(1), kept)), NOW), Delete) == []
 
 
+def test_retention_leaves_alone_the_backup_of_the_run_at_work_whatever_the_servers_clock_said():
+    spec = {"backup": {"volume": {"claim_name": "b"}, "keep": 1}}
+    base = database(status={**SETTLED, "active_operation": operation()}, spec=spec)
+    order = numbered(1).spec.order
+    other = order.model_copy(update={"run": order.run.model_copy(update={"uid": "uid-of-another"})})
+    former = [numbered(n) for n in (1, 2)]
+    former = [b.model_copy(update={"spec": b.spec.model_copy(update={"order": other})}) for b in former]
+    decision = decide(seen(base, backups=(*former, numbered(3))), NOW)
+    assert [effect.name for effect in of(decision, Delete)] == ["shop-2-backup"]
+
+
+def test_a_servers_clock_that_stepped_back_does_not_make_the_newest_backup_the_oldest():
+    base = database(status=SETTLED, spec={"backup": {"volume": {"claim_name": "b"}, "keep": 1}})
+    newest = numbered(9, creation_timestamp=ago(hours=1))
+    decision = decide(seen(base, backups=(newest, numbered(2, creation_timestamp=ago(days=2)))), NOW)
+    assert [effect.name for effect in of(decision, Delete)] == ["shop-2-backup"]
+
+
 def test_retention_leaves_alone_what_a_restore_is_about_to_read():
     base = database(status=SETTLED, spec={"backup": {"volume": {"claim_name": "b"}, "keep": 1}})
     asked = restore(spec={"backup_ref": {"name": "shop-2-backup"}})
