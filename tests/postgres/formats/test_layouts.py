@@ -2,6 +2,7 @@
 
 import pytest
 
+from godwit.contract.policy import Environment
 from godwit.contract.reasons import Reason
 from godwit.contract.request import Direction, Format, RevertScope
 from godwit.engine.errors import StepFailed
@@ -119,6 +120,22 @@ def test_an_index_is_built_concurrently_where_the_file_may(team):
     assert plan.direction is Direction.UP
     team.revert("u2", RevertScope.PLAN, team.plan(team.layout.version(1)))
     assert [row.name for row in history(team).applied] == [team.layout.version(1)]
+
+
+@pytest.mark.parametrize("layout", ["Goose", "Dbmate"], indirect=True)
+def test_a_way_back_from_the_journal_runs_as_the_tools_folder_says(team):
+    team.add(1, "CREATE TABLE a (id int);", "DROP TABLE a;")
+    down = "DROP INDEX CONCURRENTLY a_i;\nDROP TABLE b;"
+    up = "CREATE INDEX CONCURRENTLY a_i ON a (id);\nCREATE TABLE b ();"
+    team.add(2, up, down, transaction=False)
+    production = {"environment": Environment.PRODUCTION}
+    policy = team.policy(allow_downgrade=True, **production)
+    team.deploy("u1", policy=policy, **production)
+    plan = team.plan(team.layout.version(1), policy)
+    outcome = team.revert("u2", RevertScope.PLAN, plan, policy, **production)
+    assert (outcome.reverted, outcome.current) == (1, team.layout.version(1))
+    assert tables(team) == {"a"}
+    assert team.database.psql("SELECT to_regclass('a_i') IS NULL") == "t"
 
 
 def test_a_file_of_which_nothing_is_left_is_free_to_be_tried_again(team):
