@@ -46,18 +46,19 @@ SELECT coalesce(bool_or(l.lanname NOT IN ('plpgsql', 'sql')
 def in_transaction(session: Session, planned: PlannedMigration) -> bool:
     """Whether the file runs in one transaction, with its history row and its journal row."""
     if planned.run.mode is Mode.ALONE:
-        return not _may_commit(session, planned)
+        return not _may_commit(session, planned.run.statements[0])
     return planned.run.mode is Mode.WHOLE
 
 
-def _may_commit(session: Session, planned: PlannedMigration) -> bool:
-    """Whether a file of one DO or CALL may commit by itself; else it runs in a transaction like any other.
+def _may_commit(session: Session, statement: Statement) -> bool:
+    """Whether it is a DO or CALL that may commit by itself; else it runs in a transaction like any other.
 
     Only COMMIT, ROLLBACK and CALL in a procedure's own text can (manual, section 43.8); the text is searched.
     """
-    statement = planned.run.statements[0]
     if statement.tag == "DoStmt":
         return may_end(statement.text)
+    if statement.tag != "CallStmt":
+        return False
     row = session.execute(_PROCEDURE, [statement.text]).fetchone()
     return row is None or bool(row[0])
 
@@ -145,10 +146,11 @@ def run_statements(
         run.ctx.cancelled.check(standing=step.standing)
         run.reporter.statement(statement.index + 1, len(planned.run.statements))
         try:
-            if statement.transactional and planned.run.mode is not Mode.ALONE:
-                step.in_transaction()
-            else:
+            alone = planned.run.mode is Mode.ALONE or _may_commit(run.session, statement)
+            if alone or not statement.transactional:
                 step.outside()
+            else:
+                step.in_transaction()
         except StepFailed as failed:
             if not failed.failure.terminal:
                 raise

@@ -138,6 +138,19 @@ def test_a_way_back_from_the_journal_runs_as_the_tools_folder_says(team):
     assert team.database.psql("SELECT to_regclass('a_i') IS NULL") == "t"
 
 
+@pytest.mark.parametrize("layout", ["Goose", "Dbmate", "Flyway", "Atlas"], indirect=True)
+def test_a_procedure_that_commits_may_have_company_in_a_file_outside_a_transaction(team):
+    goose = team.format is Format.GOOSE
+    begin, end = ("-- +goose StatementBegin\n", "\n-- +goose StatementEnd") if goose else ("", "")
+    body = "BEGIN INSERT INTO a VALUES (1); COMMIT; INSERT INTO a VALUES (2); COMMIT; END"
+    procedure = f"{begin}CREATE PROCEDURE fill() LANGUAGE plpgsql AS '{body}';{end}"
+    up = f"CREATE TABLE a (id int);\n{procedure}\nCALL fill();\nDROP PROCEDURE fill;"
+    team.add(1, up, "DROP TABLE a;", transaction=False)
+    assert team.deploy().applied == 1
+    assert team.database.psql("SELECT count(*) FROM a") == "2"
+    assert team.database.psql("SELECT count(*) FROM pg_proc WHERE proname = 'fill'") == "0"
+
+
 def test_a_file_of_which_nothing_is_left_is_free_to_be_tried_again(team):
     team.add(1, "CREATE TABLE a (id int); INSERT INTO a VALUES (1), (1);", "DROP TABLE a;")
     team.add(2, "CREATE UNIQUE INDEX CONCURRENTLY a_i ON a (id);", "DROP INDEX a_i;", transaction=False)
