@@ -134,3 +134,15 @@ def test_a_table_that_the_role_may_only_point_to_is_left_to_the_statement(projec
     with project.context().session() as session:
         seen = look(session, statements("ALTER TABLE b ADD FOREIGN KEY (id) REFERENCES a"))
     assert seen.lockable == ((B, ROW),)
+
+
+def test_a_schema_that_only_the_scripts_own_role_may_enter_is_not_looked_into(project, role):
+    login, owner = role("login", owns=True), role("owner")
+    project.database.psql(
+        f"ALTER ROLE {login} NOINHERIT; GRANT {owner} TO {login}; GRANT ALL ON SCHEMA public TO {login};"
+        f"CREATE SCHEMA secret AUTHORIZATION {owner}; CREATE TABLE secret.t (id int);"
+        f"ALTER TABLE secret.t OWNER TO {owner};"
+    )
+    project.uri = project.database.uri_as(login)
+    project.write("001_t", f"SET LOCAL ROLE {owner}; ALTER TABLE secret.t ADD x int; RESET ROLE;")
+    assert project.deploy().applied == 1

@@ -174,3 +174,50 @@ def test_an_edited_migration_stops_nothing_where_the_policy_says_so(project, edi
     (finding,) = project.planned(policy=policy).findings.first
     assert (finding.severity, finding.reason) == (severity, Reason.EDITED_MIGRATION)
     assert project.deploy("u2", policy=policy).applied == 1
+
+
+MORE = (
+    "2_more",
+    "CREATE TABLE more ();",
+    "DROP TABLE more;\nCREATE UNIQUE INDEX CONCURRENTLY one ON book (id);",
+)
+
+
+@pytest.fixture
+def half_back(project):
+    """A project whose second migration was half taken back: its table is gone, its row stands."""
+    project.write(*BOOK)
+    project.write(*MORE)
+    project.deploy("u1")
+    with pytest.raises(StepFailed) as raised:
+        project.revert("u2", RevertScope.PLAN, project.plan("1_book"))
+    assert raised.value.failure.reason is Reason.PARTIALLY_APPLIED
+    assert project.rows() == ["1_book", "2_more"]
+    return project
+
+
+@pytest.mark.parametrize("target", ["Latest", "1_book"])
+def test_nothing_follows_a_way_back_that_is_half_done(half_back, target):
+    found = failure(half_back, target=target)
+    assert (found.reason, found.migration) == (Reason.FAILED_EARLIER, "2_more")
+    assert found.message.startswith("The way back of 2_more was begun at ")
+    policy = saying(half_back, ResolveAs.ROLLED_BACK, "2_more")
+    assert failure(half_back, target=target, policy=policy).reason is Reason.RESOLVE_REFUSED
+
+
+def test_a_migration_that_was_half_taken_back_is_made_whole_again(half_back):
+    half_back.database.psql("CREATE TABLE more ()")
+    policy = saying(half_back, ResolveAs.APPLIED, "2_more")
+    assert (half_back.planned(policy=policy).pending, half_back.planned(policy=policy).resolutions) == (0, 0)
+    half_back.write(*LATER)
+    half_back.deploy("u3", policy=policy)
+    assert resolved(half_back) == ["2_more Applied"]
+    assert half_back.planned().pending == 0
+
+
+def test_a_way_back_is_brought_to_its_end_by_hand(half_back):
+    half_back.database.psql("DELETE FROM _prisma_migrations WHERE migration_name = '2_more'")
+    assert half_back.planned().pending_names == ("2_more",)
+    assert half_back.deploy("u3").applied == 1
+    half_back.write(*MORE[:2], "DROP TABLE more;")
+    assert half_back.planned().findings.errors == 0

@@ -152,6 +152,62 @@ def test_a_do_block_that_commits_runs_alone_and_stops_where_nobody_can_judge(pro
     assert project.rows()[-1] == "003_bad!"
 
 
+@pytest.mark.parametrize("sql", ["VACUUM FULL users;", "REINDEX SCHEMA public;"])
+def test_nobody_queues_behind_what_keeps_others_out_in_a_transaction_of_its_own(project, sql):
+    project.write("001_users", USERS)
+    project.deploy()
+    project.write("002_rebuild", sql)
+    policy = project.policy(lock_timeout_ms=100, lock_budget_ms=600)
+    ref = project.plan(policy=policy)
+    with psycopg.connect(project.uri, application_name="report") as reader:
+        reader.execute("SELECT * FROM users WHERE id = 1")
+        failure, outcome = failure_of(lambda: project.apply("u2", plan=ref, policy=policy))
+        assert failure.reason is Reason.LOCK_BUDGET_EXCEEDED
+        assert (failure.migration, failure.standing) == ("002_rebuild", "Nothing of 002_rebuild is left.")
+        assert (outcome.partial, project.rows()) == ("", ["001_users", "002_rebuild~"])
+        policy = project.policy(lock_timeout_ms=100, lock_budget_ms=20_000)
+        ref = project.plan(policy=policy)
+        leaving = threading.Timer(0.5, reader.rollback)
+        leaving.start()
+        assert project.apply("u3", plan=ref, policy=policy).applied == 1
+        leaving.join()
+
+
+def test_a_do_block_that_commits_waits_no_longer_for_a_lock_than_any_other(project):
+    project.write("001_users", USERS)
+    project.deploy()
+    project.write("002_alter", "DO $$ BEGIN ALTER TABLE users ADD x int; COMMIT; END $$;")
+    policy = project.policy(lock_timeout_ms=100)
+    ref = project.plan(policy=policy)
+    with psycopg.connect(project.uri) as reader:
+        reader.execute("SELECT * FROM users")
+        failure, _ = failure_of(lambda: project.apply("u2", plan=ref, policy=policy))
+    assert (failure.reason, failure.sqlstate) == (Reason.PARTIALLY_APPLIED, "55P03")
+
+
+SLOW = """
+CREATE FUNCTION slow(id int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS
+'BEGIN PERFORM pg_sleep(0.5); RETURN id; END';
+"""
+
+
+@pytest.mark.parametrize(
+    ("sql", "reason"),
+    [
+        ("VACUUM FULL users;", Reason.LOCK_HOLD_EXCEEDED),
+        ("DO $$ BEGIN LOCK TABLE users; PERFORM pg_sleep(60); COMMIT; END $$;", Reason.PARTIALLY_APPLIED),
+    ],
+)
+def test_what_keeps_others_out_in_a_transaction_of_its_own_is_cut_off_in_time(project, sql, reason):
+    project.write("001_users", f"{USERS}{SLOW}CREATE INDEX i ON users (slow(id)) WHERE id < 0;")
+    project.deploy()
+    project.database.psql("DROP INDEX i; CREATE INDEX i ON users (slow(id)) WHERE id <= 3")
+    project.write("002_rebuild", sql)
+    failure, _ = failure_of(lambda: project.apply("u2", policy=project.policy(max_lock_hold_ms=300)))
+    assert failure.reason is reason
+    assert "held AccessExclusiveLock on users for longer than maxLockHold (0.3 s)" in failure.message
+
+
 def test_a_procedure_that_never_commits_runs_in_the_transaction(project):
     project.write(
         "001_users", USERS + "CREATE PROCEDURE p() LANGUAGE sql AS 'UPDATE users SET name = 1/(id - 1)';"

@@ -4,6 +4,7 @@ A waiting request for a strong lock makes every later reader wait behind it. So 
 that has been in its transaction for longer than `lock_timeout`: the try is not made, and looked again later.
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -12,6 +13,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Final
 
+import psycopg
 from pglast.parser import parse_sql_json
 
 from godwit.contract.outcome import LockHolder
@@ -173,8 +175,15 @@ def before_work(statements: Sequence[Statement]) -> Sequence[Statement]:
 def look(session: Session, statements: Sequence[Statement]) -> Look:
     """Who holds a lock that conflicts with what *statements* will take, and what can be taken in advance.
 
-    None where nothing is locked, one round trip where nobody is in the way. Raises psycopg.Error.
+    None where nothing is locked, or where the role must not look: the script may take another one. One round
+    trip where nobody is in the way. Raises psycopg.Error.
     """
+    with contextlib.suppress(psycopg.errors.InsufficientPrivilege):  # of to_regclass, for a schema
+        return _look(session, statements)
+    return Look()
+
+
+def _look(session: Session, statements: Sequence[Statement]) -> Look:
     locks, ahead = locks_of(statements), locks_of(before_work(statements))
     if not locks:
         return Look()

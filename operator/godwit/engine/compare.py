@@ -131,6 +131,15 @@ def _history_findings(history: History) -> list[Finding]:
         )
         for row in history.failed
     ]
+    found += [
+        error(
+            Reason.FAILED_EARLIER,
+            f"The way back of {name} was begun at {at:%Y-%m-%d %H:%M:%S %Z} and is half done. Bring it to "
+            "its end and remove the row of the history, or make it whole again and resolve it as Applied.",
+            name,
+        )
+        for name, at in history.half_back
+    ]
     if history.unmanaged_tables and not history.exists:
         found.append(
             error(Reason.HISTORY_MISSING, f"The schema {history.schema} has tables, but no history table.")

@@ -22,7 +22,7 @@ from godwit.contract.reasons import Reason
 from godwit.contract.request import StepRequest
 from godwit.engine.errors import StepFailed, fail
 from godwit.engine.message import Answer
-from godwit.engine.model import Declared, History, Script
+from godwit.engine.model import Declared, History, Script, Transaction
 from godwit.engine.session import Session
 
 SCHEMA: Final = "godwit"
@@ -147,7 +147,7 @@ RETURNING id"""
 
 # Whoever applied a migration again after it had been taken back may have applied another file.
 _KEPT_DOWNS: Final = """
-SELECT migration, down_path, down_sql
+SELECT migration, down_path, down_sql, detail
   FROM (SELECT DISTINCT ON (migration) migration, event, down_path, down_sql, detail
           FROM godwit.journal
          WHERE event = 'Applied' OR event = 'Reverted' AND operation <> %(besides)s
@@ -232,7 +232,9 @@ def append(session: Session, request: StepRequest, event: Event, **facts: Unpack
 def put(session: Session, request: StepRequest, event: Event, **facts: Unpack[Facts]) -> Answer:
     """Add a row in the open transaction; later. It is answered by its id."""
     session.later("LOCK TABLE godwit.journal IN SHARE ROW EXCLUSIVE MODE")
-    down = facts.get("down")
+    down, detail = facts.get("down"), facts.get("detail") or {}
+    if down and down.transaction is not Transaction.JUDGED:
+        detail = {**detail, "downTransaction": down.transaction}
     return session.later(
         _APPEND,
         {
@@ -248,7 +250,7 @@ def put(session: Session, request: StepRequest, event: Event, **facts: Unpack[Fa
             "statement": facts.get("statement"),
             "down_path": down.path if down else None,
             "down_sql": down.text if down else None,
-            "detail": Jsonb(facts.get("detail") or {}),
+            "detail": Jsonb(detail),
         },
     )
 
@@ -287,12 +289,13 @@ def kept_downs(session: Session, history: History, besides: str) -> dict[str, Sc
         return {}
     ids = [row.id for row in history.applied]
     rows = session.execute(_KEPT_DOWNS, {"besides": besides, "rows": ids})
-    return {name: _script(path, text) for name, path, text in rows}
+    return {name: _script(path, text, detail) for name, path, text, detail in rows}
 
 
-def _script(path: str, text: str) -> Script:
+def _script(path: str, text: str, detail: dict[str, Any]) -> Script:
     data = text.encode()
-    return Script(path=path, data=data, checksum=digest(data))
+    transaction = Transaction(detail.get("downTransaction", Transaction.JUDGED))
+    return Script(path=path, data=data, checksum=digest(data), transaction=transaction)
 
 
 def carried_out(session: Session, besides: str) -> frozenset[Declared]:
@@ -317,7 +320,7 @@ def _entry(row: tuple[Any, ...]) -> Entry:
     plain = dict(zip((name.strip() for name in _COLUMNS.split(",")), row, strict=True))
     path, text = plain.pop("down_path"), plain.pop("down_sql")
     plain["event"] = Event(plain["event"])
-    return Entry(**plain, down=None if text is None else _script(path, text))
+    return Entry(**plain, down=None if text is None else _script(path, text, plain["detail"]))
 
 
 def find_done(session: Session, request: StepRequest, verb: str) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from pglast.parser import parse_sql_json
 
 from godwit.engine.model import Statement
-from godwit.engine.parse_tree import relation, sql_name
+from godwit.engine.parse_tree import option, relation, sql_name
 from godwit.engine.session import Session
 
 _INDEXES: Final = """
@@ -75,6 +75,8 @@ class Subject:
     schema: str = ""
     """Of a REINDEX that names a schema."""
     if_not_exists: bool = False
+    excluding: bool = False
+    """Whether it may keep readers or writers out; whatever is CONCURRENTLY does not."""
 
 
 def subject(statement: Statement) -> Subject:
@@ -93,7 +95,12 @@ def subject(statement: Statement) -> Subject:
             return Subject("DropIndex", index=statement.concurrent_index)
         case "ReindexStmt":
             schema = node.get("name", "") if node["kind"] == "REINDEX_OBJECT_SCHEMA" else ""
-            return Subject("Reindex", table=relation(node.get("relation")), schema=sql_name([schema]))
+            return Subject(
+                "Reindex",
+                table=relation(node.get("relation")),
+                schema=sql_name([schema]),
+                excluding=not option(node, "concurrently", "params"),
+            )
         case "AlterTableStmt":
             command = next(c["AlterTableCmd"] for c in node["cmds"])
             return Subject(
@@ -102,9 +109,9 @@ def subject(statement: Statement) -> Subject:
                 partition=relation(command["def"]["PartitionCmd"]["name"]),
             )
         case "VacuumStmt" | "ClusterStmt":
-            return Subject("Maintenance")
+            return Subject("Maintenance", excluding=tag == "ClusterStmt" or option(node, "full"))
         case _:
-            return Subject()
+            return Subject(excluding=tag in {"CallStmt", "DoStmt"})
 
 
 def note(session: Session, what: Subject) -> dict[str, Any]:

@@ -82,9 +82,8 @@ def lost_by(
     concerned stay locked against readers and writers until the transaction ends. *down* has been rolled back
     when this returns.
     """
-    (counting,) = session.execute("SELECT current_setting('track_counts') = 'on'").fetchone() or (False,)
-    if not counting:
-        return ["what nobody can tell: the server's track_counts is off, so that deletes are not counted"]
+    if session.execute("SHOW track_counts").fetchone() != ("on",):
+        return ["what nobody can tell, because the server counts no changes (track_counts is off)"]
     before, changes_before, parts = _tables(session, history), _changes(session), _parts(session)
     session.execute("SAVEPOINT godwit_down")
     down()

@@ -124,6 +124,8 @@ class History:
     """The version up to which the tool was told that everything is there."""
     newest_only: bool = False
     """Whether the table knows the newest migration only, which stands for all before it."""
+    half_back: tuple[tuple[str, datetime], ...] = ()
+    """Applied migrations whose way back is half done by Godwit's journal, and when that began."""
 
     @property
     def applied(self) -> tuple[HistoryRow, ...]:

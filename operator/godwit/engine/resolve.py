@@ -172,6 +172,9 @@ def resolved(history: History, resolutions: Sequence[Resolution]) -> History:
     ids = {row_id for resolution in resolutions for row_id in resolution.rolled_back}
     marked = [migration for resolution in resolutions for migration in resolution.applied]
     baseline = next((r.baseline for r in resolutions if r.baseline), history.baseline)
+    whole = {r.declared.migration for r in resolutions if r.declared.how == ResolveAs.APPLIED}
+    half = tuple((name, at) for name, at in history.half_back if name not in whole)
+    history = replace(history, half_back=half)
     if not ids and not marked and baseline == history.baseline:
         return history
     last = max((row.started_at for row in history.rows), default=_EPOCH)

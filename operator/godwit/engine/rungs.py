@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from godwit.contract.outcome import Rung, RungState
 from godwit.contract.policy import Policy, TransactionMode
 from godwit.contract.request import Direction
-from godwit.engine.model import Mode, PlannedMigration
+from godwit.engine.batch import may_end
+from godwit.engine.model import Mode, PlannedMigration, Statement
 
 
 def rungs(
@@ -39,11 +40,17 @@ def _undo(steps: Sequence[PlannedMigration]) -> RungState:
     blind = [
         step.name
         for step in outside
-        if step.run.mode is Mode.ALONE
-        or not all(s.transactional or s.concurrent_index or s.tag == "IndexStmt" for s in step.run.statements)
+        if step.run.mode is Mode.ALONE or not all(_told_by_catalog(s) for s in step.run.statements)
     ]
     why = f"what {blind[0]} leaves half done cannot be told from the catalog" if blind else ""
     return RungState(rung=Rung.UNDO, possible=len(blind) < len(outside), why=why)
+
+
+def _told_by_catalog(statement: Statement) -> bool:
+    """Whether the statement leaves nothing half done, or an index. A DO or CALL may commit by itself."""
+    commits = statement.tag == "CallStmt" or (statement.tag == "DoStmt" and may_end(statement.text))
+    whole = statement.transactional and not commits
+    return whole or bool(statement.concurrent_index) or statement.tag == "IndexStmt"
 
 
 def _down(steps: Sequence[PlannedMigration], direction: Direction | None, policy: Policy) -> RungState:

@@ -5,6 +5,7 @@ judged from the catalog, and then recorded. After a crash at any point the same 
 what nobody can judge stops it.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -14,13 +15,13 @@ import psycopg
 from godwit.contract.reasons import Reason
 from godwit.engine import journal
 from godwit.engine.batch import may_end
+from godwit.engine.beforehand import keeps_invalid, no_waiters
 from godwit.engine.blockers import named, old_transactions
 from godwit.engine.errors import STATEMENT_LIMIT, StepFailed, fail
 from godwit.engine.execute import Part, rolled_back, set_limits, transactional
-from godwit.engine.explain import explain
+from godwit.engine.explain import about, explain
 from godwit.engine.journal import Entry, Event
 from godwit.engine.judge import State, Subject, Verdict, invalid_namesake, look, note, subject
-from godwit.engine.lock import waiters
 from godwit.engine.model import Mode, PlannedMigration, Statement
 from godwit.engine.patience import Patience
 from godwit.engine.redact import redact
@@ -32,9 +33,8 @@ from godwit.engine.undo import Undone, drop_invalid
 _DEADLOCK: Final = "40P01"
 _CANCELED: Final = "57014"
 _EXISTS: Final = "42P07"
-_BUSY: Final = {"55P03", _DEADLOCK}
-_CANCEL_LOOKS: Final = 50
-_CANCEL_SECONDS: Final = 0.1
+_TIMED_OUT: Final = "55P03"
+_BUSY: Final = {_TIMED_OUT, _DEADLOCK}
 
 _PROCEDURE: Final = """
 SELECT coalesce(bool_or(l.lanname NOT IN ('plpgsql', 'sql')
@@ -46,18 +46,19 @@ SELECT coalesce(bool_or(l.lanname NOT IN ('plpgsql', 'sql')
 def in_transaction(session: Session, planned: PlannedMigration) -> bool:
     """Whether the file runs in one transaction, with its history row and its journal row."""
     if planned.run.mode is Mode.ALONE:
-        return not _may_commit(session, planned)
+        return not _may_commit(session, planned.run.statements[0])
     return planned.run.mode is Mode.WHOLE
 
 
-def _may_commit(session: Session, planned: PlannedMigration) -> bool:
-    """Whether a file of one DO or CALL may commit by itself; else it runs in a transaction like any other.
+def _may_commit(session: Session, statement: Statement) -> bool:
+    """Whether it is a DO or CALL that may commit by itself; else it runs in a transaction like any other.
 
     Only COMMIT, ROLLBACK and CALL in a procedure's own text can (manual, section 43.8); the text is searched.
     """
-    statement = planned.run.statements[0]
     if statement.tag == "DoStmt":
         return may_end(statement.text)
+    if statement.tag != "CallStmt":
+        return False
     row = session.execute(_PROCEDURE, [statement.text]).fetchone()
     return row is None or bool(row[0])
 
@@ -145,10 +146,11 @@ def run_statements(
         run.ctx.cancelled.check(standing=step.standing)
         run.reporter.statement(statement.index + 1, len(planned.run.statements))
         try:
-            if statement.transactional and planned.run.mode is not Mode.ALONE:
-                step.in_transaction()
-            else:
+            alone = planned.run.mode is Mode.ALONE or _may_commit(run.session, statement)
+            if alone or not statement.transactional:
                 step.outside()
+            else:
+                step.in_transaction()
         except StepFailed as failed:
             if not failed.failure.terminal:
                 raise
@@ -212,21 +214,30 @@ class _Step:
         if announced is not None and self.resolve(what, announced, patience):
             return
         while True:
+            if what.excluding:
+                with about(self.piece):
+                    patience.until_free(standing=self.standing)
             if invalid_namesake(run.session, what):
-                raise _keeps_invalid(self.piece, what)
+                raise keeps_invalid(self.piece, what)
             if what.kind:
-                _no_waiters(run, self.piece)
+                no_waiters(run, self.piece)
                 self.tell_old_transactions()
             before = note(run.session, what)
             self.record(Event.SENT, before=before, subject={"table": what.table, "index": what.index})
             self.progress.sent[self.statement.index] = before
             run.point("before_statement")
             try:
-                self.send()
+                self.send(what)
             except ScriptError as met:
                 rolled_back(run.session)
+                if what.kind and what.excluding and met.error.sqlstate == _TIMED_OUT:
+                    self.progress.sent.pop(self.statement.index)  # it may run again, however far it got
+                    with about(self.piece):
+                        patience.after_refusal(run.watch.waited_for, standing=self.standing)
+                    continue
                 failed = explain(run, self.piece, met, standing=self.standing)
-                if what.kind and met.error.sqlstate == _CANCELED and failed.failure.terminal:
+                spent = what.kind and met.error.sqlstate == _CANCELED and not run.watch.fired
+                if spent and failed.failure.terminal:
                     failed = self.budget_spent(patience)
                 if not failed.failure.terminal:
                     raise failed from met.error
@@ -260,13 +271,17 @@ class _Step:
         told = {**place, "statement": redact(self.statement.text)[:STATEMENT_LIMIT], "sqlstate": _CANCELED}
         return StepFailed(failed.model_copy(update=told))
 
-    def send(self) -> None:
-        """Send it outside a transaction; it waits for others by itself, so lock_timeout is off."""
+    def send(self, what: Subject) -> None:
+        """Send it outside a transaction; a CONCURRENTLY waits for others by itself, without lock_timeout."""
+        session, watch = self.run.session, self.run.watch
         try:
             set_limits(self.run, local=False, concurrent=True)
-            send(self.run.session, self.piece.body)
+            if what.excluding:
+                session.later(f"SET SESSION lock_timeout = {self.run.policy.lock_timeout_ms}".encode())
+            with watch.armed() if what.excluding else contextlib.nullcontext():
+                send(session, self.piece.body)
             set_limits(self.run, local=False)
-            self.run.session.flush()
+            session.flush()
         except psycopg.Error as exc:
             raise ScriptError(exc, 0) from exc
 
@@ -348,45 +363,3 @@ class _Step:
         )
         blockers = failed.failure.blockers if failed else ()
         return StepFailed(half.failure.model_copy(update={"blockers": blockers}))
-
-
-def _keeps_invalid(piece: Piece, what: Subject) -> StepFailed:
-    statement = piece.statements[0]
-    return fail(
-        Reason.MIGRATION_FAILED,
-        f"The index {what.index} is there and INVALID, from before this run: IF NOT EXISTS would keep it.",
-        migration=piece.migration,
-        file=piece.file,
-        line=statement.line,
-        statement=statement.text,
-        hint=f"DROP INDEX CONCURRENTLY {what.index};",
-    )
-
-
-def _no_waiters(run: Run, piece: Piece) -> None:
-    """Nobody may wait for the migration lock inside the server: CONCURRENTLY would be a deadlock's victim.
-
-    Waiters of our own role are timed-out clients' leftovers, and cancelled. Raises StepFailed(LockWaiters).
-    """
-    found = waiters(run.session, run.lock_key)
-    if not found:
-        return
-    own = run.session.execute("SELECT current_user::text, session_user::text").fetchone() or ()
-    ours = [pid for pid, _, user in found if user in own]
-    for pid in ours:
-        run.session.execute("SELECT pg_cancel_backend(%s)", [pid])
-    for _ in range(_CANCEL_LOOKS if len(ours) == len(found) else 0):
-        found = waiters(run.session, run.lock_key)
-        if not found:
-            return
-        run.ctx.cancelled.wait(_CANCEL_SECONDS)
-        run.ctx.cancelled.check()
-    named = "; ".join(f"process {pid} ({name or 'no application name'}, {user})" for pid, name, user in found)
-    raise fail(
-        Reason.LOCK_WAITERS,
-        f"Sessions wait for the migration lock inside the server and would deadlock with it: {named}.",
-        migration=piece.migration,
-        file=piece.file,
-        line=piece.statements[0].line,
-        statement=piece.body,
-    )

@@ -1,4 +1,4 @@
-"""Migrations begun outside a transaction and not ended, for tools whose history has no word for it."""
+"""Migrations and ways back that began outside a transaction and did not end, where no history tells of it."""
 
 from dataclasses import replace
 from typing import Final
@@ -20,13 +20,33 @@ SELECT migration, at
  WHERE event = 'Started'"""
 
 
-def with_unfinished(session: Session, history: History, format: MigrationFormat, besides: str) -> History:  # noqa: A002
-    """*history* with a failed row for each migration that, by the journal, is half done.
+_TAKEN_HALF_BACK: Final = """
+SELECT migration, at
+  FROM (SELECT DISTINCT ON (migration) migration, at, event FROM godwit.journal AS j
+         WHERE operation <> %s
+           AND (verb = 'Revert' AND event IN ('Started', 'Reverted', 'Abandoned')
+                OR event = 'Applied'
+                OR event = 'Resolved' AND NOT EXISTS (
+                     SELECT FROM godwit.journal AS u
+                      WHERE u.event = 'Unresolved' AND u.operation = j.operation AND u.id > j.id))
+         ORDER BY migration, id DESC) AS last
+ WHERE event = 'Started'"""
 
-    One that the history calls applied was brought to its end by a person, with the tool itself. What the
-    operation *besides* began itself does not count.
+
+def with_unfinished(session: Session, history: History, format: MigrationFormat, besides: str) -> History:  # noqa: A002
+    """*history* with what, by the journal, is half done.
+
+    A migration is a failed row, unless the tool's own history knows of it; one that the history calls applied
+    was brought to its end by a person, with the tool itself. A way back is half done while the row that it
+    was to remove still stands. What the operation *besides* began itself does not count.
     """
-    if format.RECORDS_FAILURES or not journal.check_rights(session):
+    if not journal.check_rights(session):
+        return history
+    standing = {row.name: row for row in history.applied}
+    back = session.execute(_TAKEN_HALF_BACK, [besides]).fetchall()
+    half = tuple((n, at) for n, at in back if n in standing and standing[n].started_at <= at)
+    history = replace(history, half_back=half)
+    if format.RECORDS_FAILURES:
         return history
     known = {row.name for row in history.rows}
     begun = session.execute(_BEGUN, [besides]).fetchall()

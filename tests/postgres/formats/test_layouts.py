@@ -2,6 +2,7 @@
 
 import pytest
 
+from godwit.contract.policy import Environment
 from godwit.contract.reasons import Reason
 from godwit.contract.request import Direction, Format, RevertScope
 from godwit.engine.errors import StepFailed
@@ -132,6 +133,35 @@ def test_an_index_is_built_concurrently_where_the_file_may(team):
     assert plan.direction is Direction.UP
     team.revert("u2", RevertScope.PLAN, team.plan(team.layout.version(1)))
     assert [row.name for row in history(team).applied] == [team.layout.version(1)]
+
+
+@pytest.mark.parametrize("layout", ["Goose", "Dbmate"], indirect=True)
+def test_a_way_back_from_the_journal_runs_as_the_tools_folder_says(team):
+    team.add(1, "CREATE TABLE a (id int);", "DROP TABLE a;")
+    down = "DROP INDEX CONCURRENTLY a_i;\nDROP TABLE b;"
+    up = "CREATE INDEX CONCURRENTLY a_i ON a (id);\nCREATE TABLE b ();"
+    team.add(2, up, down, transaction=False)
+    production = {"environment": Environment.PRODUCTION}
+    policy = team.policy(allow_downgrade=True, **production)
+    team.deploy("u1", policy=policy, **production)
+    plan = team.plan(team.layout.version(1), policy)
+    outcome = team.revert("u2", RevertScope.PLAN, plan, policy, **production)
+    assert (outcome.reverted, outcome.current) == (1, team.layout.version(1))
+    assert tables(team) == {"a"}
+    assert team.database.psql("SELECT to_regclass('a_i') IS NULL") == "t"
+
+
+@pytest.mark.parametrize("layout", ["Goose", "Dbmate", "Flyway", "Atlas"], indirect=True)
+def test_a_procedure_that_commits_may_have_company_in_a_file_outside_a_transaction(team):
+    goose = team.format is Format.GOOSE
+    begin, end = ("-- +goose StatementBegin\n", "\n-- +goose StatementEnd") if goose else ("", "")
+    body = "BEGIN INSERT INTO a VALUES (1); COMMIT; INSERT INTO a VALUES (2); COMMIT; END"
+    procedure = f"{begin}CREATE PROCEDURE fill() LANGUAGE plpgsql AS '{body}';{end}"
+    up = f"CREATE TABLE a (id int);\n{procedure}\nCALL fill();\nDROP PROCEDURE fill;"
+    team.add(1, up, "DROP TABLE a;", transaction=False)
+    assert team.deploy().applied == 1
+    assert team.database.psql("SELECT count(*) FROM a") == "2"
+    assert team.database.psql("SELECT count(*) FROM pg_proc WHERE proname = 'fill'") == "0"
 
 
 def test_a_file_of_which_nothing_is_left_is_free_to_be_tried_again(team):

@@ -229,3 +229,19 @@ def test_what_the_newest_version_would_say_of_others_is_refused(team):
     both = team.policy(resolve=tuple(Resolve(migration=n, as_=ResolveAs.APPLIED) for n in names[1:]))
     assert team.deploy("u2", policy=both).resolved == 2
     assert team.database.psql("TABLE schema_migrations") == "3|f"
+
+
+def test_a_migration_that_was_half_taken_back_is_made_whole_again(team):
+    first = team.add(1, "CREATE TABLE a (id int);", "DROP TABLE a;")
+    down = "DO $$ BEGIN DROP TABLE b; COMMIT; PERFORM 1/0; END $$;"
+    second = team.add(2, "CREATE TABLE b (id int);", down, transaction=False)
+    team.deploy("u1")
+    plan = team.plan(first)
+    assert failure(lambda: team.revert("u2", RevertScope.PLAN, plan)).reason is Reason.PARTIALLY_APPLIED
+    met = failure(team.planned)
+    assert (met.reason, met.migration) == (Reason.FAILED_EARLIER, second)
+    team.database.psql("CREATE TABLE b (id int)")
+    team.add(3, "CREATE TABLE c (id int);", "DROP TABLE c;")
+    team.deploy("u3", policy=saying(team, ResolveAs.APPLIED, second))
+    assert tables(team) == ["a", "b", "c"]
+    assert team.planned().pending == 0
