@@ -180,14 +180,17 @@ def _settled(status: PostgresDatabaseStatus) -> Verdict:
 def _retention(seen: DatabaseSeen) -> tuple[Effect, ...]:
     """Delete the oldest backups beyond `keep` that runs made and whose file may go with them.
 
-    One that a restore is going to read stays.
+    One that a restore is going to read stays, and one of the run that holds the database.
     """
+    active = seen.database.status.active_operation
+    holder = active.uid if active is not None else ""
     wanted = {r.spec.backup_ref.name for r in seen.restores if r.status.ended_at is None}
     prunable = sorted(
         (
             b
             for b in seen.backups
             if b.spec.order is not None
+            and b.spec.order.run.uid != holder
             and b.spec.deletion_policy is DeletionPolicy.DELETE
             and b.status.ready
             and not b.metadata.deleting

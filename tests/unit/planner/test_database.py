@@ -2,7 +2,7 @@
 
 import pytest
 
-from godwit.api.common import REQUESTED_AT
+from godwit.api.common import REQUESTED_AT, UidRef
 from godwit.api.database import DeletionPolicy
 from godwit.contract.outcome import CheckOutcome
 from godwit.contract.reasons import Reason
@@ -199,6 +199,18 @@ def test_backups_beyond_the_retention_are_deleted_oldest_first():
 def test_retention_leaves_alone_backups(kept):
     base = database(status=SETTLED, spec={"backup": {"volume": {"claim_name": "b"}, "keep": 1}})
     assert of(decide(seen(base, backups=(numbered(1), kept)), NOW), Delete) == []
+
+
+def test_retention_leaves_alone_the_backup_of_the_run_that_holds_the_database():
+    # Each was dated by the node that its step ran on: the newest may look older than the one before.
+    spec = {"backup": {"volume": {"claim_name": "b"}, "keep": 1}}
+    holding = {**SETTLED, "active_operation": operation()}
+    before = numbered(1)
+    order = before.spec.order.model_copy(update={"run": UidRef(name="shop-0", uid="uid-shop-0")})
+    before = before.model_copy(update={"spec": before.spec.model_copy(update={"order": order})})
+    for status, deleted in ((holding, []), (SETTLED, ["shop-2-backup"])):
+        decision = decide(seen(database(status=status, spec=spec), backups=(numbered(2), before)), NOW)
+        assert [effect.name for effect in of(decision, Delete)] == deleted
 
 
 def test_retention_leaves_alone_what_a_restore_is_about_to_read():
