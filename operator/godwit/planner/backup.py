@@ -111,7 +111,9 @@ def _dumping(
     backup, status = seen.backup, seen.backup.status
     volume = status.volume or database.spec.backup.volume
     meta, order = backup.metadata, backup.spec.order
-    location = status.location or f"{meta.namespace}/{database.metadata.name}/{meta.name}-{meta.uid[:8]}.dump"
+    # A file's name has 255 bytes, those that it bears while it is written among them.
+    file = f"{meta.name[:180]}-{meta.uid[:8]}.dump"
+    location = status.location or f"{meta.namespace}/{database.metadata.name}/{file}"
     verbs: tuple[VerbInput, ...] = (
         BackupInput(type=backup.spec.type, location=location, from_state=order.from_state if order else ""),
         VerifyBackupInput(location=location),

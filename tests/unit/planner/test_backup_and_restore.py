@@ -6,6 +6,7 @@ from godwit.api.database import PodTemplate
 from godwit.contract.outcome import BackupOutcome, DeleteBackupOutcome, RestoreOutcome, VerifyBackupOutcome
 from godwit.contract.reasons import Reason
 from godwit.contract.request import BackupType
+from godwit.engine.manifest import SUFFIX
 from godwit.planner import backup as backups
 from godwit.planner import restore as restores
 from godwit.planner.backup import BackupSeen
@@ -127,6 +128,12 @@ def test_only_what_was_read_back_counts_as_verified():
 def test_a_backup_whose_file_goes_with_it_holds_a_finalizer():
     assert only(of_backup(backup(spec={"deletion_policy": "Delete"})), SetFinalizer).present
     assert of(of_backup(backup()), SetFinalizer) == []
+
+
+def test_the_file_of_a_backup_with_a_long_name_can_be_made():
+    location = of_backup(backup(name="a" * 253, uid="0123456789")).status.location
+    written = f".{location.rpartition('/')[2]}{SUFFIX}.01234567.partial"
+    assert len(written) <= 255
 
 
 def deleted(status=None, policy="Delete", **more):
