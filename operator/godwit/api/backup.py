@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import ClassVar
 
 from godwit.api.common import ApiModel, LocalRef, Resource, Status, UidRef
-from godwit.api.database import BackupMethod, DeletionPolicy, VolumeDestination, rules
+from godwit.api.database import BackupMethod, DeletionPolicy, PodTemplate, VolumeDestination, rules
 from godwit.api.run import IMMUTABLE
 from godwit.contract.identity import DatabaseIdentity
 from godwit.contract.outcome import Failure
@@ -42,6 +42,8 @@ class DatabaseBackupStatus(Status):
     """Where the file is and what it holds."""
 
     volume: VolumeDestination | None = None
+    pod_template: PodTemplate | None = None
+    """Of the pod that wrote the file; the one that deletes it may have to do without the PostgresDatabase."""
     location: str = ""
     size_bytes: int = 0
     sha256: str = ""

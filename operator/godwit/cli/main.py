@@ -86,10 +86,10 @@ def plan(
 
     Its pending migrations, findings, ways back and SQL, as they were planned last.
 
-    Exit status: 0 printed; 1 not planned yet, or it could not be; 2 no such DatabaseMigration; 3 the cluster
-    does not answer, refuses to be read, or has no CRDs of Godwit.
+    Exit status: 0 printed; 1 not planned yet, or it could not be (the plan before is printed); 2 no such
+    DatabaseMigration; 3 the cluster does not answer, refuses to be read, or has no CRDs of Godwit.
     """
-    from godwit.cli.plan import document_of, render
+    from godwit.cli.plan import document_of, outdated, render
     from godwit.cli.reading import migration_with_plan
     from godwit.cli.table import condition
     from godwit.cluster.port import UnavailableError
@@ -104,6 +104,8 @@ def plan(
         ready = condition(found, "Ready")
         _fail(f"{name} has no plan yet. {ready.get('message') or ready.get('reason') or ''}".rstrip(), 1)
     typer.echo(render(found, document_of(document)))
+    if why := outdated(found):
+        _fail(f"This plan may be of an earlier spec or source. {why}", 1)
 
 
 @app.command()

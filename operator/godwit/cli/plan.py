@@ -5,6 +5,8 @@ import gzip
 import json
 from typing import Any
 
+from godwit.cli.table import condition
+
 Manifest = dict[str, Any]
 
 PLAIN, PACKED = "plan.json", "plan.json.gz"
@@ -25,6 +27,17 @@ def document_of(config_map: Manifest | None) -> Manifest | None:
         return None
     found = line.get("document") if isinstance(line, dict) else None
     return found if isinstance(found, dict) else None
+
+
+def outdated(migration: Manifest) -> str:
+    """Why the plan in the status may be of an earlier spec or source; empty where it stands."""
+    status, generation = migration["status"], migration["metadata"].get("generation", 1)
+    if status.get("observedGeneration", generation) != generation:
+        return f"The operator has not looked at generation {generation} yet."
+    ready, moving = condition(migration, "Ready"), condition(migration, "Reconciling")
+    if not moving or status.get("activeRun") or ready.get("reason") == "Pending":
+        return ""
+    return str(ready.get("message") or ready.get("reason"))
 
 
 def summary(migration: Manifest) -> list[str]:

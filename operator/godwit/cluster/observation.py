@@ -30,7 +30,7 @@ _IMAGE = frozenset(
 )
 """Reasons that the kubelet gives to a container whose image, or image volume, it cannot have
 (k8s.io/kubernetes pkg/kubelet/images/types.go)."""
-_HARMLESS = frozenset({"MissingClusterDNS", "DNSConfigForming"})
+HARMLESS = frozenset({"MissingClusterDNS", "DNSConfigForming"})
 """Reasons of the kubelet's warnings that hold no pod back (k8s.io/kubernetes pkg/kubelet/network/dns)."""
 _SECRET = re.compile(r"\bsecrets? \S+ not found|\bin Secret\b|couldn't find key", re.IGNORECASE)
 _CONFIG_MAP = re.compile(r"\bconfigmaps? \S+ not found|references non-existent config key", re.IGNORECASE)
@@ -76,7 +76,7 @@ def past(pod: Manifest | None) -> frozenset[str]:
     """Reasons of warnings that say nothing of what holds the pod back now."""
     conditions = (pod or {}).get("status", {}).get("conditions", ())
     scheduled = any(c["type"] == "PodScheduled" and c["status"] == "True" for c in conditions)
-    return _HARMLESS | {"FailedScheduling"} if scheduled else _HARMLESS
+    return HARMLESS | {"FailedScheduling"} if scheduled else HARMLESS
 
 
 def step_seen(job: Manifest, pod: Manifest | None, warning: str, request_hash: str) -> StepSeen:

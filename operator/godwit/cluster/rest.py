@@ -28,6 +28,8 @@ FIELD_MANAGER = "godwit"
 _TIMEOUT = aiohttp.ClientTimeout(total=30, connect=5)
 _NOT_TYPED = "failed to create typed patch object"
 """How the API server says, with status 500, that an applied object does not fit the schema's types."""
+_NO_WEBHOOK = "failed calling webhook"
+"""How it says, with status 500, that an admission webhook did not answer (k8s.io/apiserver, admission)."""
 _PLACES = {
     **{kind: (f"apis/{GROUP}/{VERSION}", model.PLURAL) for kind, model in KINDS.items()},
     "ConfigMap": ("api/v1", "configmaps"),
@@ -192,6 +194,6 @@ def _error(status: int, content: bytes) -> AnswerError | UnavailableError:
     )
     if status == 500 and _NOT_TYPED in str(error):
         return AnswerError(422, {"message": str(error), "reason": "Invalid"})
-    if status in {401, 429} or status >= 500:
+    if (status in {401, 429} or status >= 500) and _NO_WEBHOOK not in str(error):
         return UnavailableError(f"The API server answers {status}: {error}")
     return error

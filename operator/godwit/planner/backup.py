@@ -111,7 +111,9 @@ def _dumping(
     backup, status = seen.backup, seen.backup.status
     volume = status.volume or database.spec.backup.volume
     meta, order = backup.metadata, backup.spec.order
-    location = status.location or f"{meta.namespace}/{database.metadata.name}/{meta.name}-{meta.uid[:8]}.dump"
+    # A file's name has 255 bytes, those that it bears while it is written among them.
+    file = f"{meta.name[:180]}-{meta.uid[:8]}.dump"
+    location = status.location or f"{meta.namespace}/{database.metadata.name}/{file}"
     verbs: tuple[VerbInput, ...] = (
         BackupInput(type=backup.spec.type, location=location, from_state=order.from_state if order else ""),
         VerifyBackupInput(location=location),
@@ -119,7 +121,12 @@ def _dumping(
     image = order.image if order else seen.image
     step = _step(seen, "backup", verbs, volume, database=database, image=image)
     progress = drive(step, status.step("backup"), seen.steps.get("backup", GONE), now)
-    update: dict[str, object] = {"steps": (progress.record,), "volume": volume, "location": location}
+    update: dict[str, object] = {
+        "steps": (progress.record,),
+        "volume": volume,
+        "pod_template": database.spec.pod_template,
+        "location": location,
+    }
     failure = progress.failure
     over = failure is not None and failure.terminal
     if progress.outcome is not None:
@@ -209,6 +216,7 @@ def _step(
 ) -> Step:
     """A step on the store. Without a database it needs, and gets, no credentials."""
     meta, order = seen.backup.metadata, seen.backup.spec.order
+    pod = seen.database.spec.pod_template if seen.database else seen.backup.status.pod_template
     identity = order.identity if order else None
     if identity is None and database is not None:
         identity = database.status.identity
@@ -236,7 +244,7 @@ def _step(
             image=image,
             connection=database.spec.connection if database else None,
             volume=volume,
-            pod=database.spec.pod_template if database else PodTemplate(),
+            pod=pod or PodTemplate(),
             deadline_seconds=DUMP_BUDGET + 600,
         )
 

@@ -23,11 +23,11 @@ from godwit.contract.reasons import Reason
 from godwit.contract.request import BackupType, Direction
 from godwit.planner import run_steps
 from godwit.planner.conditions import Stand, Verdict, announce, conditions, phase
-from godwit.planner.decision import GONE, Create, Decision, Effect, Hold, StepSeen
+from godwit.planner.decision import GONE, Create, Decision, Effect, Hold, StepSeen, StepState
 from godwit.planner.holding import again_after, finalizer, given_back, tidied
 from godwit.planner.ladder import Climb, Fall, climb, rungs, standing, taken
 from godwit.planner.run_steps import UNKNOWN
-from godwit.planner.step import StepProgress, again, asks, drive
+from godwit.planner.step import LEAVING, StepProgress, again, asks, drive, tidy
 
 _TOLD = 0.2
 """Seconds until a run that has ended gives back what it holds: its migration tells of the end first."""
@@ -143,13 +143,19 @@ def _backup(seen: RunSeen, now: datetime) -> Decision | None:
 
 def _applying(seen: RunSeen, now: datetime) -> Decision:
     """Apply (or, downwards, revert) and verify, in one step."""
+    step = run_steps.apply_step(seen.run, seen.backup)
     record, found = seen.run.status.step("apply"), seen.steps.get("apply", GONE)
-    if record is not None and record.retry_at is not None and _cancelled(seen):
-        return _give_up(seen, StepProgress(record), now)
+    if record is not None and _cancelled(seen):
+        if record.retry_at is not None or asks(record, found, now):
+            return _give_up(seen, StepProgress(record), now)
+        if found.message and found.state in (StepState.NO_POD, StepState.PENDING):  # it cannot start
+            off = tidy(record, found, seen.run.metadata.namespace)
+            held = replace(drive(step, record, found, now), effects=off, again_in=LEAVING)
+            return _under_way(seen, held, Reason.APPLYING, now)
     lost = run_steps.lost_backup(seen.run, seen.backup)
     if lost is not None and record is not None and asks(record, found, now):
         return _end(seen, "Failed", lost, now)
-    progress = drive(run_steps.apply_step(seen.run, seen.backup), record, found, now)
+    progress = drive(step, record, found, now)
     if progress.outcome is None:
         return _under_way(seen, progress, Reason.APPLYING, now)
     failure = progress.outcome.failure

@@ -15,7 +15,7 @@ from godwit.contract.reasons import Reason
 from godwit.contract.request import CheckInput, PlanInput, PlanRef, StepRequest
 from godwit.planner.decision import Delete, Effect, StepSpec
 from godwit.planner.policy import connection_of, policy_of
-from godwit.planner.source import generated_metadata
+from godwit.planner.source import generated_metadata, stem
 from godwit.planner.step import Step, job_name
 
 PLAN_AGAIN = {Reason.STATE_MOVED, Reason.PLAN_CHANGED, Reason.SOURCE_CHANGED, Reason.TOO_LATE}
@@ -113,7 +113,7 @@ def plan_ref(found: PlanOutcome) -> PlanRef | None:
 
 def document_name(migration: DatabaseMigration, found: PlanOutcome) -> str:
     """Name of the ConfigMap with the whole plan, by the plan's digest."""
-    return f"{migration.metadata.name[:200].rstrip('-.')}-plan-{found.plan[:10]}"
+    return f"{stem(migration.metadata.name)}-plan-{found.plan[:10]}"
 
 
 def run_manifest(migration: DatabaseMigration, database: PostgresDatabase, image: str) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def run_manifest(migration: DatabaseMigration, database: PostgresDatabase, image
         image=image,
         contract_version=CONTRACT_VERSION,
     ).to_json()
-    name = f"{meta.name[:200].rstrip('-.')}-{status.run_count + 1}"
+    name = f"{stem(meta.name)}-{status.run_count + 1}"
     return {
         "apiVersion": migration.api_version,
         "kind": MigrationRun.KIND,

@@ -5,11 +5,14 @@ from typing import Any
 
 from godwit.api.common import API_VERSION, SPEC_HASH, Resource
 from godwit.api.migration import DatabaseMigration, PinnedSource
+from godwit.contract.base import digest
 from godwit.planner.decision import SourceSeen
 
 MANAGED_BY = {"app.kubernetes.io/managed-by": "godwit"}
 """The label of every generated object, and the only one: labels of parents are never copied (GitOps tools
 prune)."""
+
+_LONGEST = 200
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,13 @@ class Pin:
 
     name: str
     uid: str
+
+
+def stem(name: str) -> str:
+    """What generated names begin with, at most 200 characters; two long names alike at first stay apart."""
+    return (
+        name if len(name) <= _LONGEST else f"{name[: _LONGEST - 9].rstrip('-.')}-{digest(name.encode())[:8]}"
+    )
 
 
 def generated_metadata(owner: Resource, name: str, spec_hash: str) -> dict[str, Any]:
@@ -45,8 +55,8 @@ def pinned_source(migration: DatabaseMigration, seen: SourceSeen) -> PinnedSourc
     """The source as steps mount it: immutable copies named by content, or the image."""
     if migration.spec.source.image is not None:
         return PinnedSource(image=migration.spec.source.image)
-    stem = migration.metadata.name[:200].rstrip("-.")
-    names = tuple(f"{stem}-source-{seen.content[:10]}-{i}" for i in range(len(seen.files)))
+    begin = stem(migration.metadata.name)
+    names = tuple(f"{begin}-source-{seen.content[:10]}-{i}" for i in range(len(seen.files)))
     return PinnedSource(config_maps=names, content=seen.content)
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from godwit.cli.plan import document_of, render
+from godwit.cli.plan import document_of, outdated, render
 
 DOCUMENT = {
     "direction": "Up",
@@ -119,3 +119,37 @@ def test_nothing_pending():
         "Nothing is pending: the database is at b.",
         "Findings: none",
     ]
+
+
+def standing(status, reason, *, moving=False, generation=1, seen=1, **more):
+    conditions = [{"type": "Ready", "status": status, "reason": reason, "message": "As it is."}]
+    conditions += [{"type": "Reconciling", "status": "True"}] if moving else []
+    found = migration()
+    found["metadata"]["generation"] = generation
+    found["status"] |= {"observedGeneration": seen, "conditions": conditions, **more}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        pytest.param(standing("True", "UpToDate"), "", id="nothing is pending"),
+        pytest.param(standing("False", "Suspended"), "", id="suspended"),
+        pytest.param(standing("Unknown", "Pending", moving=True), "", id="about to run"),
+        pytest.param(
+            standing("False", "DatabaseBusy", moving=True, activeRun="shop-1"), "", id="its run waits"
+        ),
+        pytest.param(standing("False", "MigrationFailed"), "", id="its run failed"),
+        pytest.param(standing("Unknown", "Planning", moving=True), "As it is.", id="it is planned anew"),
+        pytest.param(
+            standing("False", "SourceMissing", moving=True), "As it is.", id="it cannot be planned anew yet"
+        ),
+        pytest.param(
+            standing("True", "UpToDate", generation=2),
+            "The operator has not looked at generation 2 yet.",
+            id="the spec has changed since",
+        ),
+    ],
+)
+def test_the_plan_of_an_earlier_spec_or_source_says_so(found, expected):
+    assert outdated(found) == expected

@@ -12,6 +12,7 @@ from kubernetes.aio.client.configuration import Configuration
 
 from godwit.cluster import lease
 from godwit.cluster.kubernetes import KubernetesCluster
+from godwit.cluster.port import RefusedError
 from godwit.cluster.rest import Rest
 from godwit.contract.environment import REQUEST_HASH_ANNOTATION
 from godwit.planner.decision import StepState
@@ -94,3 +95,16 @@ async def test_that_no_node_took_the_pod_is_told_until_one_has(scheduled: str, m
     async with answering(handler) as cluster:
         seen = await cluster.observe_step("j", "shop", "o", "h")
     assert (seen.state, seen.message) == (StepState.PENDING, message)
+
+
+async def test_an_admission_webhook_that_does_not_answer_refuses():
+    # Reads and other writes go on, so nothing is away; whose object it is must be told, or he waits for ever.
+    said = 'Internal error occurred: failed calling webhook "policy.example.com": connection refused'
+
+    async def handler(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"reason": "InternalError", "message": said}, status=500)
+
+    metadata = {"name": "files", "namespace": "shop"}
+    async with answering(handler) as cluster:
+        with pytest.raises(RefusedError, match="failed calling webhook"):
+            await cluster.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})

@@ -2,9 +2,11 @@
 
 import pytest
 
+from godwit.api.database import PodTemplate
 from godwit.contract.outcome import BackupOutcome, DeleteBackupOutcome, RestoreOutcome, VerifyBackupOutcome
 from godwit.contract.reasons import Reason
 from godwit.contract.request import BackupType
+from godwit.engine.manifest import SUFFIX
 from godwit.planner import backup as backups
 from godwit.planner import restore as restores
 from godwit.planner.backup import BackupSeen
@@ -128,6 +130,12 @@ def test_a_backup_whose_file_goes_with_it_holds_a_finalizer():
     assert of(of_backup(backup()), SetFinalizer) == []
 
 
+def test_the_file_of_a_backup_with_a_long_name_can_be_made():
+    location = of_backup(backup(name="a" * 253, uid="0123456789")).status.location
+    written = f".{location.rpartition('/')[2]}{SUFFIX}.01234567.partial"
+    assert len(written) <= 255
+
+
 def deleted(status=None, policy="Delete", **more):
     own = backup(
         status={**DONE, **(status or {})},
@@ -142,6 +150,24 @@ def test_under_delete_the_file_goes_first_without_any_credentials():
     start = only(deleted(), StartStep)
     assert [v.verb for v in start.spec.request.verbs] == ["DeleteBackup"]
     assert start.spec.connection is None
+
+
+PULLED = PodTemplate.model_validate({"image_pull_secrets": [{"name": "registry"}]})
+
+
+@pytest.mark.parametrize(
+    ("status", "base"),
+    [({}, database(spec={"pod_template": PULLED})), ({"pod_template": PULLED}, None)],
+    ids=["its database says how", "its database is gone"],
+)
+def test_the_pod_that_deletes_a_file_is_made_as_the_one_that_wrote_it(status, base):
+    # Without its pull secret it has no image, and the object is never gone.
+    assert only(deleted(status, base=base), StartStep).spec.pod == PULLED
+
+
+def test_how_the_pod_is_made_is_written_down_for_a_database_that_goes():
+    base = database(status={"active_operation": operation()}, spec={"pod_template": PULLED})
+    assert of_backup(backup(), base).status.pod_template == PULLED
 
 
 @pytest.mark.parametrize(

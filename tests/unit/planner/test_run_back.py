@@ -101,6 +101,25 @@ def test_a_cancelled_run_that_rests_does_not_try_again():
     assert only(decision, StartStep).spec.request.step == "revert"
 
 
+@pytest.mark.parametrize("state", [StepState.NO_POD, StepState.PENDING])
+def test_a_cancelled_run_whose_step_cannot_start_takes_it_back_first(state):
+    told, cancelled = {"steps": (record("apply", state=state),)}, {"annotations": {CANCEL: "yes"}}
+    decision = after(StepSeen(state, Reason.POD_REFUSED, "quota"), status=told, meta=cancelled)
+    assert only(decision, DeleteStep).job == "job-apply-1"
+    assert decision.again_in < 1
+    assert of(after(StepSeen(state), status=told, meta=cancelled), DeleteStep) == []  # about to start
+
+    gone = {"steps": decision.status.steps}
+    resting = {"steps": after(GONE, status=gone, meta=cancelled).status.steps}
+    assert only(after(GONE, status=resting, meta=cancelled), StartStep).spec.request.step == "revert"
+
+
+def test_a_cancelled_run_whose_step_waits_for_its_turn_does_not_start_it():
+    told = {"steps": (record("apply"),)}
+    decision = after(GONE, status=told, meta={"annotations": {CANCEL: "yes"}})
+    assert only(decision, StartStep).spec.request.step == "revert"
+
+
 def test_a_cancelled_way_down_stays_where_it_is():
     down = {"plan": REF.model_copy(update={"direction": Direction.DOWN})}
     decision = after(finished(reason=Reason.LOCK_HELD), spec=down, meta={"annotations": {CANCEL: "yes"}})

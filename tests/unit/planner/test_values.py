@@ -10,7 +10,7 @@ from godwit.contract.reasons import Reason
 from godwit.planner.conditions import Stand, Verdict, announce, conditions, phase, sentence
 from godwit.planner.decision import SourceSeen
 from godwit.planner.policy import interval, milliseconds, policy_of, span
-from godwit.planner.source import pin_manifests, pinned_source
+from godwit.planner.source import pin_manifests, pinned_source, stem
 
 from .builders import NOW, ago, condition, database, failure, later, migration
 
@@ -100,6 +100,13 @@ def test_copies_are_named_by_content_immutable_and_owned():
     assert all(m["immutable"] and m["metadata"]["ownerReferences"][0]["uid"] == "uid-shop" for m in made)
     assert ("binaryData" in made[0], "data" in made[1]) == (False, False)
     assert len(pinned_source(migration(name="a" * 253), seen).config_maps[0]) <= 253
+
+
+def test_generated_names_of_long_names_that_begin_alike_differ_and_leave_room():
+    names = ["a" * 240 + end for end in "bc"]
+    assert stem(names[0]) != stem(names[1])
+    assert max(len(stem(name)) for name in [*names, "a" * 200, "a" * 201]) == 200
+    assert "." not in stem("a" * 190 + "." * 20)
 
 
 def test_an_image_is_its_own_pin():
