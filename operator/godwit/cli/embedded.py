@@ -251,7 +251,7 @@ class EmbeddedPostgres:
             "unix_socket_permissions": "0700",
         }
         if not self.durable:
-            settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+            settings |= {"fsync": "off", "full_page_writes": "off"}
         command = [str(self.bin_dir / "postgres"), "-D", str(self.data_dir)]
         for name, value in (settings | self.settings).items():
             command += ["-c", f"{name}={value}"]
