@@ -5,8 +5,11 @@ where what it measures did not happen.
 """
 
 import os
+import shutil
 import statistics
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +25,15 @@ Show = Callable[[str, Sequence[Row]], None]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(pytest.mark.timeout(1800))
+
+
+@pytest.fixture(scope="session")
+def server_folder() -> Iterator[Path]:
+    """As for the other tests, but on a disk: what it takes to write there is a part of what is measured."""
+    folder = Path(tempfile.mkdtemp(prefix="godwit-bench-", dir="/var/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -189,8 +189,12 @@ class EmbeddedPostgres:
         return self.run("psql", *options, database=database, stdin=sql).removesuffix("\n")
 
     def create_database(self, name: str, *, owner: str = SUPERUSER) -> None:
-        """Create an empty database."""
-        self.psql(f"CREATE DATABASE {_identifier(name)} OWNER {_identifier(owner)}")
+        """Create an empty database: where nothing is flushed, by copying files and not through the WAL.
+
+        That is a third of the work, but it ends with a checkpoint (manual, CREATE DATABASE; PostgreSQL 15).
+        """
+        how = "WAL_LOG" if self.durable else "FILE_COPY"
+        self.psql(f"CREATE DATABASE {_identifier(name)} OWNER {_identifier(owner)} STRATEGY {how}")
 
     def drop_database(self, name: str) -> None:
         """Drop a database if it exists, ending its sessions (DROP DATABASE ... FORCE, PostgreSQL 13)."""
