@@ -44,6 +44,7 @@ def test_check_counts_standbys_and_measures_how_far_behind_they_are(project, rep
     assert outcome.replica_lag_bytes is not None
 
 
+@pytest.mark.slow
 def test_a_lock_that_waits_for_a_standbys_reader_is_seen_as_lag_and_ends_in_a_conflict(project, replica):
     """What production sees: nothing on the primary, a stall and a cancelled reader on the standby."""
     primary = project.database.server
