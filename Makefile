@@ -50,12 +50,12 @@ test: $(VENV) ## Run every test, the real Kubernetes included (Linux, root, Node
 	@set -m; \
 	$(AHEAD) & ahead=$$!; set +m; \
 	trap 'kill -- -$$ahead 2>/dev/null || :' EXIT; \
-	$(PY) -m pytest -m "not cluster" -n $(JOBS) --dist loadfile $(ARGS); \
+	$(PY) -m pytest -m "not cluster" -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS); \
 	wait $$ahead || { cat $(AHEAD_LOG) >&2; exit 1; }; \
 	$(PY) -m pytest -m cluster -n $(CLUSTER_JOBS) --dist worksteal --reruns 1 -rR $(ARGS)
 
 test-fast: $(VENV) ## Run the tests that need no cluster and little time (under 2 minutes)
-	$(PY) -m pytest -m "not cluster and not slow" -n $(JOBS) --dist loadfile $(ARGS)
+	$(PY) -m pytest -m "not cluster and not slow" -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV) ## Check style, types, the two wings, generated files and the repository's own rules
 	$(VENV)/bin/ruff check

@@ -5,7 +5,9 @@ where what it measures did not happen.
 """
 
 import os
+import shutil
 import statistics
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -27,6 +29,15 @@ Show = Callable[[str, Sequence[Row]], None]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(pytest.mark.timeout(1800))
+
+
+@pytest.fixture(scope="session")
+def server_folder() -> Iterator[Path]:
+    """As for the other tests, but on a disk: what it takes to write there is a part of what is measured."""
+    folder = Path(tempfile.mkdtemp(prefix="godwit-bench-", dir="/var/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -189,8 +189,12 @@ class EmbeddedPostgres:
         return self.run("psql", *options, database=database, stdin=sql).removesuffix("\n")
 
     def create_database(self, name: str, *, owner: str = SUPERUSER) -> None:
-        """Create an empty database."""
-        self.psql(f"CREATE DATABASE {_identifier(name)} OWNER {_identifier(owner)}")
+        """Create an empty database: where nothing is flushed, by copying files and not through the WAL.
+
+        That is a third of the work, but it ends with a checkpoint (manual, CREATE DATABASE; PostgreSQL 15).
+        """
+        how = "WAL_LOG" if self.durable else "FILE_COPY"
+        self.psql(f"CREATE DATABASE {_identifier(name)} OWNER {_identifier(owner)} STRATEGY {how}")
 
     def drop_database(self, name: str) -> None:
         """Drop a database if it exists, ending its sessions (DROP DATABASE ... FORCE, PostgreSQL 13)."""
@@ -251,7 +255,7 @@ class EmbeddedPostgres:
             "unix_socket_permissions": "0700",
         }
         if not self.durable:
-            settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+            settings |= {"fsync": "off", "full_page_writes": "off"}
         command = [str(self.bin_dir / "postgres"), "-D", str(self.data_dir)]
         for name, value in (settings | self.settings).items():
             command += ["-c", f"{name}={value}"]

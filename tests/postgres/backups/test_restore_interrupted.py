@@ -13,6 +13,8 @@ from godwit.engine.check import check_verb
 from godwit.engine.errors import StepFailed
 
 POINTS = ("start", "before_build", "built", "before_fence", "fenced", "counted", "before_swap", "swapped")
+OFTEN = ("before_build", "fenced", "swapped")
+"""One before the fence, one behind it, one behind the swap; the others are run less often."""
 
 
 def test_the_fence_is_lifted_when_its_time_is_over(restoring, database):
@@ -71,7 +73,9 @@ def test_two_restores_of_one_database_at_once_become_one(restoring, database):
     assert done[0].lost_rows == 0
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize(
+    "point", [pytest.param(point, marks=() if point in OFTEN else pytest.mark.slow) for point in POINTS]
+)
 def test_a_restore_killed_anywhere_is_done_once_by_the_next_attempt(restoring, database, point):
     database.psql("INSERT INTO other VALUES (1)")
     step = restoring.restoring(fault=f"restore.{point}:kill", accept_data_loss=True)

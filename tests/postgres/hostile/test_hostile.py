@@ -80,23 +80,37 @@ _SERVER = (
 )
 
 
-def picture(uri: str) -> dict[str, str]:
+# A row of these is immutable: any change makes another version of it, in another place and by another transaction.
+# That is told for a tenth of what the text of thousands of rows costs. (pg_class is changed in place too.)
+_VERSIONED = {"pg_attribute", "pg_cast", "pg_proc", "pg_rewrite", "pg_type"}
+
+
+def digests(queries: dict[str, str]) -> str:
+    """One query for the digests of what all these return, by name."""
+    return " UNION ALL ".join(
+        f"SELECT $name${name}$name$, md5(coalesce(string_agg(r::text, ',' ORDER BY r::text), '')) FROM ({query}) r"
+        for name, query in queries.items()
+    )
+
+
+_PICTURE = digests(
+    {
+        name: f"SELECT {'ctid, xmin' if name in _VERSIONED else '*'} FROM pg_catalog.{name}"
+        for name in _CATALOGS
+    }
+    | {query: query for query in _SERVER}
+)
+
+
+def picture(conn: psycopg.Connection) -> dict[str, str]:
     """The database and its server as digests: catalogs, rows of every table but the journal's, locks."""
-    with psycopg.connect(uri, autocommit=True, application_name="picture") as conn:
-
-        def digest(query: str) -> str:
-            row = conn.execute(
-                f"SELECT md5(coalesce(string_agg(r::text, ',' ORDER BY r::text), '')) FROM ({query}) r"
-            ).fetchone()
-            return row[0]
-
-        found = {name: digest(f"SELECT * FROM pg_catalog.{name}") for name in _CATALOGS}
-        found |= {query: digest(query) for query in _SERVER}
-        tables = conn.execute(
-            "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname NOT IN "
-            "('pg_catalog', 'information_schema', 'godwit')"
-        )
-        return found | {name: digest(f"SELECT * FROM {name}") for (name,) in tables.fetchall()}
+    found = dict(conn.execute(_PICTURE).fetchall())
+    tables = conn.execute(
+        "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname NOT IN "
+        "('pg_catalog', 'information_schema', 'godwit')"
+    )
+    queries = {name: f"SELECT * FROM {name}" for (name,) in tables.fetchall()}
+    return found | dict(conn.execute(digests(queries)).fetchall())
 
 
 class Victim:
@@ -116,14 +130,19 @@ class Victim:
             self.server.drop_database(self.NAME)
             self.server.create_database(self.NAME)
             made.deploy("first")
-            self.before = picture(self.uri)
+            with self.looking() as conn:
+                self.before = picture(conn)
         return made
 
+    def looking(self):
+        return psycopg.connect(self.uri, autocommit=True, application_name="picture")
+
     def is_as_before(self):
-        # A lost connection leaves the operation's claim to its next attempt, which does not come here.
-        self.server.psql("DELETE FROM godwit.settings WHERE key = 'activeOperation'", self.NAME)
-        until(lambda: self.server.psql(SESSIONS, self.NAME) == "0", "its sessions are gone")
-        after, before = picture(self.uri), self.before
+        with self.looking() as conn:
+            # A lost connection leaves the operation's claim to its next attempt, which does not come here.
+            conn.execute("DELETE FROM godwit.settings WHERE key = 'activeOperation'")
+            until(lambda: conn.execute(SESSIONS).fetchone() == (0,), "its sessions are gone")
+            after, before = picture(conn), self.before
         self.before = before if after == before else None
         assert [name for name in after | before if after.get(name) != before.get(name)] == []
 

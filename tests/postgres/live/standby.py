@@ -56,11 +56,12 @@ _IDLE = "SELECT NOT active FROM pg_replication_slots WHERE slot_name = '{slot}'"
 
 
 def caught_up(primary: EmbeddedPostgres, replica: EmbeddedPostgres) -> None:
-    """Wait until *replica* has replayed all that *primary* has committed by now.
+    """Wait until *replica* has replayed all that *primary* has written by now.
 
-    The insert position: what was committed without waiting for its WAL is not written yet.
+    A commit is sent at once; what a reader cleans up is in the WAL too, and would wait for the next commit.
     """
-    position = primary.psql("SELECT pg_current_wal_insert_lsn()")
+    primary.psql("SELECT pg_logical_emit_message(true, 'caught up', '')")
+    position = primary.psql("SELECT pg_current_wal_flush_lsn()")
     until(lambda: replica.psql(f"SELECT pg_last_wal_replay_lsn() >= '{position}'") == "t")
 
 

@@ -22,7 +22,13 @@ def replica(postgres_server: EmbeddedPostgres, server_folder: Path) -> Iterator[
         yield server
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
+# Each takes its time and a load of its own on both servers: these two are run often.
+OFTEN = {"add a column with a default", "fill a column in batches"}
+
+
+@pytest.mark.parametrize(
+    "scenario", [pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow) for name in SCENARIOS]
+)
 def test_no_query_fails_and_none_waits_longer_than_allowed(project, replica, scenario):
     prepare(project, scenario, ROWS, environment=Environment.PRODUCTION)
     policy = project.policy(environment=Environment.PRODUCTION, lock_budget_ms=60_000)
