@@ -149,14 +149,15 @@ def test_a_script_that_ended_its_transaction_gets_no_history_row(project, sql):
     piece = Piece(
         "001_commit", "001_commit/migration.sql", sql, 0, (Statement(0, sql, 1, 0, "TransactionStmt"),)
     )
-    finished = []
+    project.database.psql("CREATE TABLE recorded (id int)")
     with (
         ctx.session(writing=True) as session,
         migration_lock(ctx, session),
         start_run(ctx, session, project.policy(), "Apply") as run,
     ):
-        failure, _ = failure_of(lambda: transactional(run, [Part(piece, lambda: finished.append(True))]))
+        record = Part(piece, lambda: session.later("INSERT INTO recorded VALUES (1)"))
+        failure, _ = failure_of(lambda: transactional(run, [record]))
         assert failure.reason is Reason.TRANSACTION_BROKEN
         assert "is committed" in failure.standing
-        assert finished == []
+        assert session.execute("SELECT count(*) FROM recorded").fetchone() == (0,)
         assert session.execute("SELECT 1").fetchone() == (1,)

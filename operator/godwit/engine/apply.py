@@ -136,6 +136,9 @@ class _Applying:
         if step is not self.steps[-1]:
             return
         checks = [c for c in self.verb.policy.checks if c.when is CheckWhen.BEFORE_COMMIT]
+        if not checks:
+            return
+        self.session.flush()  # only what the script had to leave alone can be asked
         try:
             before_commit_checks(self.session, checks)
         except StepFailed as failed:
@@ -147,13 +150,16 @@ class _Applying:
         run.point("before_history")
         replaced = self._replaced()
         row_id = self.ctx.format.record_applied_in_transaction(self.session, step)
-        self._applied(step, row_id, **replaced)
+        self._applied(step, row_id, repeated=True, **replaced)
 
-    def _applied(self, step: PlannedMigration, row_id: str, **replaced: Any) -> None:
+    def _applied(
+        self, step: PlannedMigration, row_id: str, *, repeated: bool = False, **replaced: Any
+    ) -> None:
         journal.put(
             self.session,
             self.ctx.request,
             Event.APPLIED,
+            repeated=repeated,
             verb=self.verb.verb,
             migration=step.name,
             checksum=step.checksum,

@@ -1,7 +1,8 @@
 """Running a migration's SQL: in one transaction with everything that is recorded about it, or not at all.
 
-Four messages a migration: what opens its transaction, the script, what looks at it, what records it and ends
-the transaction. A fifth one looks at others' locks first, where it will keep readers or writers out.
+Three messages a migration: what opens its transaction, the script, what makes sure of all that the script had
+to leave alone, records it and ends the transaction. In a message what comes after an error is not done. A
+fourth one looks at others' locks first, where it will keep readers or writers out.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from godwit.engine.explain import ROLLED_BACK, about, all_lock, explain, held_to
 from godwit.engine.guard import Opened
 from godwit.engine.model import Statement
 from godwit.engine.patience import Patience
+from godwit.engine.repeated import FORGOTTEN
 from godwit.engine.run import Run
 from godwit.engine.script import Piece, ScriptError, send
 from godwit.engine.session import Session
@@ -37,7 +39,8 @@ class Part:
     """A script and what belongs to it in its transaction.
 
     *before* runs first, *check* after the script: what it raises rolls all of it back. *record* says that it
-    is done, with nothing to be waited for but the end of the transaction.
+    is done, with nothing to be waited for but the end of the transaction. Neither of the two may count on
+    what `Guard.demand` asks for before it has sent something.
     """
 
     piece: Piece
@@ -64,6 +67,9 @@ def transactional(
         except ScriptError as met:
             piece = now.piece
             rolled_back(run.session)
+            if met.ours and met.error.sqlstate == FORGOTTEN and run.session.repeats:
+                run.session.repeats = False  # the script did DEALLOCATE ALL: again, without what it took away
+                continue
             if met.error.sqlstate in _BUSY and not run.watch.fired:
                 if met.worked * 1000 > run.policy.max_lock_hold_ms:
                     raise _not_again(patience, run, piece, met, standing) from met.error
@@ -103,6 +109,7 @@ class _UnderWay:
     piece: Piece
     through: int = 0
     began: float = 0.0
+    opened: Opened | None = None
 
 
 def _once(
@@ -122,7 +129,8 @@ def _once(
                 session.later(lock)
             _script(run, first, body, now)
             for part in parts[1:]:
-                now.piece, now.through = part.piece, 0
+                session.flush()  # what is wrong with a script is said of its own piece
+                now.piece, now.through, now.opened = part.piece, 0, None
                 # SET LOCAL is meant for its own file, and so is the time at which constraints are asked.
                 run.guard.restore()
                 set_limits(run, local=True, statements=part.piece.statements)
@@ -136,6 +144,9 @@ def _once(
             done = _commit(run, keep_settings=keep_settings)
     except (psycopg.Error, ScriptError) as exc:
         met = exc if isinstance(exc, ScriptError) else ScriptError(exc, now.through, ours=True)
+        if met.ours and now.opened is not None:
+            with about(now.piece):
+                run.guard.judge(now.opened, met.error, now.piece.statements)
         met.worked = time.monotonic() - now.began if now.began else 0.0
         raise met from exc
     if not done:
@@ -162,32 +173,24 @@ def _commit(run: Run, *, keep_settings: bool) -> bool:
 
 
 def _script(run: Run, part: Part, body: str, now: _UnderWay) -> None:
-    """One script of an open transaction, and what is asked of it and recorded about it."""
+    """One script of an open transaction, and what is demanded of it and recorded about it."""
     opened = run.guard.opened()
     run.point("before_script")
     now.began = now.began or time.monotonic()
     send(run.session, body)
-    now.through = len(part.piece.statements)
+    now.through, now.opened = len(part.piece.statements), opened
+    if run.session.line.info.encoding != "utf-8":
+        # Files are sent as UTF-8, and so is what is recorded about them, whatever the script has set.
+        run.session.execute("SET client_encoding = 'UTF8'")
     with about(part.piece):
-        _look_at(run, part.piece.statements, opened)
+        # First of all: a transaction that is not ours says more than what its constraints say.
+        run.guard.demand(opened, part.piece.statements)
+    # Deferred constraints would pass every check here and then fail COMMIT.
+    run.session.later("SET CONSTRAINTS ALL IMMEDIATE")
+    # The script may have set its own.
+    set_limits(run, local=True, statements=part.piece.statements)
     part.check()
     part.record()
-
-
-def _look_at(run: Run, statements: Sequence[Statement], opened: Opened) -> None:
-    """What a script left of its transaction and of the session. Raises StepFailed, psycopg.Error."""
-    # Files are sent as UTF-8, and so is what is recorded about them, whatever the script has set.
-    run.session.later("SET client_encoding = 'UTF8'")
-    asked = run.guard.ask()
-    try:
-        # Deferred constraints would pass every check here and then fail COMMIT.
-        run.session.later("SET CONSTRAINTS ALL IMMEDIATE")
-        # The script may have set its own.
-        set_limits(run, local=True, statements=statements)
-        run.session.flush()
-    finally:
-        # A transaction that is not ours says more than what its constraints say.
-        run.guard.judge(opened, asked, statements)
 
 
 def _opening(piece: Piece) -> tuple[str, str]:

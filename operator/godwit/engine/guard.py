@@ -1,64 +1,62 @@
 """What a migration must leave as it found it: transaction, migration lock, search_path, role, settings."""
 
+import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
+import psycopg
 from psycopg.abc import QueryNoTemplate
 from psycopg.pq import TransactionStatus
 
 from godwit.contract.reasons import Reason
 from godwit.engine.errors import StepFailed, fail
 from godwit.engine.lock import HOLDS
-from godwit.engine.message import Answer, bound
+from godwit.engine.message import bound
 from godwit.engine.model import Statement
+from godwit.engine.repeated import Repeated
 from godwit.engine.session import Session
 
 _LOCAL: Final = re.compile(
     r"^\s*SET\s+LOCAL\s+(search_path|role|session\s+authorization)|set_config\s*\(.*,\s*true\s*\)",
     re.IGNORECASE | re.DOTALL,
 )
-_WHO: Final = (
-    "current_setting('search_path'), current_user::text, session_user::text, current_setting('role')"
-)
-_NOW: Final = f"SELECT {_WHO}"
-_STILL: Final = f"SELECT txid_current(), {HOLDS}, {_WHO}"
+_WHO: Final = """json_build_array(current_setting('search_path'), current_user, session_user,
+                        current_setting('role'))::text"""
 # What says which migrations are applied, and the journal: a script that changes them is not to be believed.
-# Counters and file node tell what this transaction did to them (manual, section 28.2.21).
-_FACTS: Final = """
-       c.oid, c.relname, c.relnamespace, c.relfilenode, c.relhasrules, c.relhastriggers,
-       pg_stat_get_xact_tuples_inserted(c.oid) + pg_stat_get_xact_tuples_updated(c.oid)
-       + pg_stat_get_xact_tuples_deleted(c.oid)
-  FROM pg_class c"""
-_BY_NAME: Final = f"""
-SELECT n.nspname, {_FACTS} JOIN pg_namespace n ON n.oid = c.relnamespace
+_NAMED: Final = """
+SELECT n.nspname, c.relname, c.oid::bigint FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relname = ANY (%s) AND n.nspname = ANY (%s)"""
-_BY_OID: Final = f"SELECT {_FACTS} WHERE c.oid = ANY (%s::oid[])"
+# Counters and file node tell what this transaction did to them (manual, section 28.2.21).
+_TABLES: Final = """(
+SELECT coalesce(json_agg(json_build_array(c.oid::bigint, c.relname, c.relnamespace, c.relfilenode,
+                                          c.relhasrules, c.relhastriggers,
+                                          pg_stat_get_xact_tuples_inserted(c.oid),
+                                          pg_stat_get_xact_tuples_updated(c.oid),
+                                          pg_stat_get_xact_tuples_deleted(c.oid)) ORDER BY c.oid), '[]')::text
+  FROM pg_class c WHERE c.oid = ANY ('{{{oids}}}'::oid[]))"""
+_OPENED: Final = "SELECT txid_current(), {tables}"
+# It fails where not all is as it was, with what there is instead in its error's text: so what comes after it
+# in the message is not done. The cast is called by its functions, which no CREATE CAST can replace.
+_UNCHANGED: Final = """
+SELECT CASE WHEN txid = %(txid)s AND holds AND tables = %(tables)s AND (%(moved)s OR who = %(who)s) THEN 0
+            ELSE pg_catalog.int4in(pg_catalog.textout(
+                     concat('godwit', json_build_array(txid, holds, tables, who)))) END
+  FROM (SELECT txid_current() AS txid, {holds} AS holds, {tables} AS tables, {who} AS who OFFSET 0) AS now"""
+_TOLD: Final = re.compile(r"godwit(\[.*\])", re.DOTALL)
 # Settings that came with the connection have the source `client`; what the session itself set, `session`.
 _SETTINGS: Final = """
 SELECT name, setting FROM pg_settings WHERE source = 'session' AND setting IS DISTINCT FROM reset_val"""
 
 
-_Tables = dict[int, tuple[Any, ...]]
-"""Facts by OID."""
-
-
 @dataclass(frozen=True)
 class Opened:
-    """A transaction before its script: its number, and how the history and the journal stood."""
+    """A transaction before its script: its number, and how the history and the journal stood, as JSON."""
 
     txid: int
-    tables: _Tables
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What was asked of a session after a script, to be answered with the next message."""
-
-    still: Answer
-    tables: Answer
+    tables: str
 
 
 class Guard:
@@ -73,43 +71,46 @@ class Guard:
         self._guarded = [*own, ("godwit", "journal"), ("godwit", "settings")]
         self._names: dict[int, str] = {}
         """The tables that are there, by OID."""
-        lock = {"key": lock_key, "database": session.identity.database_oid}
-        # Each migration asks the same: the values are put into the text once.
-        self._ask_still = self._text(_STILL, lock)
-        self._ask_tables = b""
-        self._now = tuple(session.execute(_NOW).fetchone() or ())
+        self._holds = HOLDS % {"key": lock_key, "database": session.identity.database_oid}
+        self._opened = self._unchanged = Repeated("")
+        self._who = str((session.execute(f"SELECT {_WHO}".encode()).fetchone() or ("",))[0])
         self._settings: dict[str, str] = dict(session.execute(_SETTINGS).fetchall())
 
     def opened(self) -> Opened:
         """Inside the migration's transaction, before its script."""
-        txid = self._session.later("SELECT txid_current()")
-        tables = self._tables()
-        row = txid.fetchone()
-        return Opened(int(row[0]) if row else 0, tables)
+        found = self._look() if self._names else None
+        if found is None or {oid for oid, *_ in json.loads(found.tables)} != self._names.keys():
+            self._learn()
+            found = self._look()
+        return found
 
-    def ask(self) -> Asked:
-        """Inside the migration's transaction, after its script: what `judge` has to know; later.
+    def demand(self, before: Opened, statements: Sequence[Statement]) -> None:
+        """Inside the migration's transaction, after its script: all is as it was, or the message ends here.
 
-        Raises StepFailed(TransactionBroken) where there is no transaction.
+        Later; `judge` says what its error means. SET LOCAL ends with the transaction and is fine. Raises
+        StepFailed(TransactionBroken) where there is no transaction.
         """
-        if self._session.conn.info.transaction_status is not TransactionStatus.INTRANS:
+        if self._session.line.info.transaction_status is not TransactionStatus.INTRANS:
             raise fail(
                 Reason.TRANSACTION_BROKEN,
                 "The script ended the transaction that it ran in.",
                 standing="What it did before that is committed; there is no history row.",
             )
-        return Asked(self._session.later(self._ask_still), self._session.later(self._ask_tables))
+        moved = any(_LOCAL.search(s.text) for s in statements)
+        self._session.repeat(
+            self._unchanged,
+            {"txid": before.txid, "tables": before.tables, "moved": moved, "who": self._who},
+        )
 
-    def judge(self, before: Opened, asked: Asked, statements: Sequence[Statement]) -> None:
-        """What is wrong can still be rolled back. Nothing is said of what was not answered.
+    def judge(self, before: Opened, error: psycopg.Error, statements: Sequence[Statement]) -> None:
+        """Whether *error* is that of a `demand`: what is wrong can still be rolled back.
 
-        Raises StepFailed(TransactionBroken, SessionChanged, StatementRefused). SET LOCAL ends with the
-        transaction and is fine.
+        Raises StepFailed(TransactionBroken, SessionChanged, StatementRefused).
         """
-        row = asked.still.fetchone() if asked.still.there else None
-        if row is None:
+        told = _TOLD.search(error.diag.message_primary or "")
+        if told is None:
             return
-        txid, holds, *now = row
+        txid, holds, tables, who = json.loads(told[1])
         if txid != before.txid:
             raise fail(
                 Reason.TRANSACTION_BROKEN,
@@ -118,17 +119,15 @@ class Guard:
             )
         if not holds:
             raise fail(Reason.SESSION_CHANGED, "The script gave the migration lock back.")
-        if asked.tables.there:
-            tables = _by_oid(asked.tables.fetchall())
-            touched = next((oid for oid, was in before.tables.items() if tables.get(oid) != was), 0)
-            if touched:
-                name = self._names[touched]
-                raise fail(
-                    Reason.STATEMENT_REFUSED,
-                    f"The script changed {name}, which says what is applied; no migration may.",
-                )
-        if not any(_LOCAL.search(s.text) for s in statements) and (what := self._difference(now)):
-            raise self._changed(what, statements)
+        now = json.loads(tables)
+        touched = next((oid for oid, *was in json.loads(before.tables) if [oid, *was] not in now), 0)
+        if touched:
+            name = self._names[touched]
+            raise fail(
+                Reason.STATEMENT_REFUSED,
+                f"The script changed {name}, which says what is applied; no migration may.",
+            )
+        raise self._changed(self._difference(json.loads(who)), statements)
 
     def restore(self) -> None:
         """Set everything right again that a script left changed; later."""
@@ -138,7 +137,7 @@ class Guard:
     @cached_property
     def _way_back(self) -> list[bytes]:
         """The statements of `restore`."""
-        _, _, user, role = self._now
+        _, _, user, role = json.loads(self._who)
         put = "SELECT set_config(%(name)s, %(value)s, false) WHERE current_setting(%(name)s) <> %(value)s"
         again = "SELECT set_config(%s, %s, false)"
         return [
@@ -153,22 +152,29 @@ class Guard:
     def _text(self, query: QueryNoTemplate, params: Sequence[Any] | Mapping[str, Any]) -> bytes:
         return bound(self._session.line, query, params).encode()
 
-    def _tables(self) -> _Tables:
-        """The guarded tables as they are now; by their OIDs, while these are the same: that is quicker."""
-        if self._names:
-            found = _by_oid(self._session.later(self._ask_tables).fetchall())
-            if found.keys() == self._names.keys():
-                return found
+    def _look(self) -> Opened:
+        txid, tables = self._session.repeat(self._opened).fetchone() or (0, "[]")
+        return Opened(int(txid), tables)
+
+    def _learn(self) -> None:
+        """Which of the guarded tables are there, and the statements that ask for these by their OIDs."""
         schemas, names = zip(*self._guarded, strict=True)
-        rows = self._session.later(_BY_NAME, (list(names), list(schemas))).fetchall()
-        rows = [row for row in rows if (row[0], row[2]) in self._guarded]
-        self._names = {oid: f"{schema}.{table}" for schema, oid, table, *_ in rows}
-        self._ask_tables = self._text(_BY_OID, [list(self._names)])
-        return _by_oid([row[1:] for row in rows])
+        rows = self._session.later(_NAMED, (list(names), list(schemas))).fetchall()
+        rows = [row for row in rows if row[:2] in self._guarded]
+        self._names = {oid: f"{schema}.{name}" for schema, name, oid in rows}
+        tables = _TABLES.format(oids=",".join(map(str, self._names)))
+        self._opened = Repeated(_OPENED.format(tables=tables))
+        self._unchanged = Repeated(
+            _UNCHANGED.format(tables=tables, holds=self._holds, who=_WHO),
+            txid="bigint",
+            tables="text",
+            moved="boolean",
+            who="text",
+        )
 
     def _difference(self, now: Sequence[Any]) -> str:
         names = ("search_path", "the role", "the session's user", "the role")
-        then_now = zip(names, self._now, now, strict=True)
+        then_now = zip(names, json.loads(self._who), now, strict=True)
         return next((f"{name} from {old} to {new}" for name, old, new in then_now if old != new), "")
 
     def _changed(self, what: str, statements: Sequence[Statement]) -> StepFailed:
@@ -182,7 +188,3 @@ class Guard:
             statement=guilty.text if guilty else "",
             hint="Use SET LOCAL, or set_config(..., true): it ends with the migration.",
         )
-
-
-def _by_oid(rows: Iterable[tuple[Any, ...]]) -> _Tables:
-    return {oid: tuple(facts) for oid, *facts in rows}

@@ -23,6 +23,7 @@ from godwit.contract.request import StepRequest
 from godwit.engine.errors import StepFailed, fail
 from godwit.engine.message import Answer
 from godwit.engine.model import Declared, History, Script, Transaction
+from godwit.engine.repeated import Repeated
 from godwit.engine.session import Session
 
 SCHEMA: Final = "godwit"
@@ -137,13 +138,28 @@ _COLUMNS: Final = (
     "down_path, down_sql, txid, detail"
 )
 
-_APPEND: Final = """
+_APPEND: Final = Repeated(
+    """
 INSERT INTO godwit.journal (id, object, operation, spec_hash, step, attempt, verb, event, migration, checksum,
                             statement, down_path, down_sql, detail)
 SELECT coalesce(max(id), 0) + 1, %(object)s, %(operation)s, %(spec_hash)s, %(step)s, %(attempt)s, %(verb)s,
        %(event)s, %(migration)s, %(checksum)s, %(statement)s, %(down_path)s, %(down_sql)s, %(detail)s
   FROM godwit.journal
-RETURNING id"""
+RETURNING id""",
+    object="text",
+    operation="text",
+    spec_hash="text",
+    step="text",
+    attempt="integer",
+    verb="text",
+    event="text",
+    migration="text",
+    checksum="text",
+    statement="integer",
+    down_path="text",
+    down_sql="text",
+    detail="jsonb",
+)
 
 # Whoever applied a migration again after it had been taken back may have applied another file.
 _KEPT_DOWNS: Final = """
@@ -229,30 +245,30 @@ def append(session: Session, request: StepRequest, event: Event, **facts: Unpack
     return int(row[0]) if row else 0
 
 
-def put(session: Session, request: StepRequest, event: Event, **facts: Unpack[Facts]) -> Answer:
-    """Add a row in the open transaction; later. It is answered by its id."""
+def put(
+    session: Session, request: StepRequest, event: Event, *, repeated: bool = False, **facts: Unpack[Facts]
+) -> Answer:
+    """Add a row in the open transaction; later. It is answered by its id. *repeated*: as `Session.repeat`."""
     session.later("LOCK TABLE godwit.journal IN SHARE ROW EXCLUSIVE MODE")
     down, detail = facts.get("down"), facts.get("detail") or {}
     if down and down.transaction is not Transaction.JUDGED:
         detail = {**detail, "downTransaction": down.transaction}
-    return session.later(
-        _APPEND,
-        {
-            "object": str(request.object),
-            "operation": request.operation,
-            "spec_hash": request.spec_hash,
-            "step": request.step,
-            "attempt": request.attempt,
-            "verb": facts["verb"],
-            "event": event.value,
-            "migration": facts.get("migration", ""),
-            "checksum": facts.get("checksum", ""),
-            "statement": facts.get("statement"),
-            "down_path": down.path if down else None,
-            "down_sql": down.text if down else None,
-            "detail": Jsonb(detail),
-        },
-    )
+    values = {
+        "object": str(request.object),
+        "operation": request.operation,
+        "spec_hash": request.spec_hash,
+        "step": request.step,
+        "attempt": request.attempt,
+        "verb": facts["verb"],
+        "event": event.value,
+        "migration": facts.get("migration", ""),
+        "checksum": facts.get("checksum", ""),
+        "statement": facts.get("statement"),
+        "down_path": down.path if down else None,
+        "down_sql": down.text if down else None,
+        "detail": Jsonb(detail),
+    }
+    return session.repeat(_APPEND, values) if repeated else session.later(_APPEND.query, values)
 
 
 def advance(session: Session, row_id: int, detail: dict[str, Any]) -> None:

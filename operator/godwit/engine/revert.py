@@ -188,6 +188,7 @@ class _Reverting:
                     send(self.session, piece.body)
                 except ScriptError as met:
                     raise explain(run, piece, met, standing=_UNTOUCHED) from met.error
+            self.session.flush()
             raise _Tried
 
         first = steps[0]

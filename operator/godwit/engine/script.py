@@ -42,6 +42,7 @@ class ScriptError(Exception):
         super().__init__(str(error))
         self.error = error
         self.through = through
+        self.ours = ours
         self.worked = 0.0
         """Seconds since its first statement was sent."""
         self.position = None if ours else _position(error)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import socket
 import threading
 import time
@@ -19,6 +20,7 @@ from godwit.contract.reasons import Reason
 from godwit.contract.request import Connection
 from godwit.engine.errors import StepFailed, fail, from_connect, from_postgres
 from godwit.engine.message import Answer, Message
+from godwit.engine.repeated import Repeated
 from godwit.engine.uri import Target
 
 LOCK_TIMEOUT_MS: Final = 2_000
@@ -65,7 +67,10 @@ class Session:
     """The schema that search_path consists of, and where the history table is."""
     target: Target
     backend_pid: int
+    repeats: bool = True
+    """Whether what is asked again is prepared; not through a pooler, which hands the connection on."""
     _message: Message | None = field(default=None, init=False, repr=False)
+    _prepared: dict[Repeated, tuple[Answer, bytes]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def conn(self) -> psycopg.Connection[TupleRow]:
@@ -89,6 +94,20 @@ class Session:
         if self._message is None:
             self._message = Message(self.line)
         return self._message.add(query, params)
+
+    def repeat(self, statement: Repeated, values: Mapping[str, Any] | None = None) -> Answer:
+        """As `later`, for what is asked again and again inside of a migration's transaction.
+
+        After a script that forgot it (FORGOTTEN) nothing else is left but to do without: `repeats`.
+        """
+        if not self.repeats:
+            return self.later(statement.query, values)
+        prepared, execute = self._prepared.get(statement, (None, b""))
+        if prepared is None or not prepared.there:
+            name = f"godwit_{secrets.token_hex(8)}"
+            prepared, execute = self.later(statement.prepare(name)), statement.execute(name)
+            self._prepared[statement] = prepared, execute
+        return self.later(execute, values)
 
     def flush(self) -> None:
         """Send what waits, and wait for it. Raises psycopg.Error of the first statement that fails."""
@@ -282,7 +301,7 @@ def _ready(
         # (manual, section 20.3.2). Not on every operating system of a server, hence the suppression.
         with contextlib.suppress(psycopg.errors.InvalidParameterValue):
             conn.execute("SET client_connection_check_interval = '2s'")
-    return Session(conn, identity, version, target.schema, target, pid)
+    return Session(conn, identity, version, target.schema, target, pid, repeats=not connection.pooler)
 
 
 def _refuse_shared(

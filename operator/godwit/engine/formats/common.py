@@ -7,6 +7,7 @@ from typing import Final, LiteralString
 from psycopg import sql
 
 from godwit.engine.model import History, Migration, PlannedMigration, Source
+from godwit.engine.repeated import Repeated
 from godwit.engine.session import Session
 
 UNKNOWN_TIME: Final = datetime(1, 1, 1, tzinfo=UTC)
@@ -86,6 +87,11 @@ def on(table: str, session: Session, statement: LiteralString, *, schema: str = 
 @cache
 def _on(table: str, schema: str, statement: LiteralString) -> bytes:
     return sql.SQL(statement).format(table=sql.Identifier(schema, table)).as_string(None).encode()
+
+
+def repeated(table: str, schema: str, statement: LiteralString, **types: str) -> Repeated:
+    """*statement* as `on` makes it, to be asked again; *types* are those of its values."""
+    return Repeated(_on(table, schema, statement).decode(), **types)
 
 
 def lock_table(session: Session, table: str) -> None:

@@ -7,7 +7,7 @@ Facts as of Prisma 6.14 to 7.10: columns, the times in milliseconds of the clien
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final
 
 from psycopg.types.json import Jsonb
@@ -21,6 +21,7 @@ from godwit.engine.formats.prisma_folder import same_script as same_script
 from godwit.engine.formats.prisma_folder import sort_key as sort_key
 from godwit.engine.formats.prisma_folder import wanted as wanted
 from godwit.engine.model import History, HistoryRow, Migration, PlannedMigration
+from godwit.engine.repeated import Repeated
 from godwit.engine.session import Session
 
 TABLE: Final = "_prisma_migrations"
@@ -162,11 +163,17 @@ def record_applied_in_transaction(session: Session, planned: PlannedMigration) -
     Returns the row's id. The row is the one that Prisma ends up with: one applied step, no logs.
     """
     row_id = str(uuid.uuid4())
-    session.later(
-        _on(session, _APPLIED),
+    session.repeat(
+        _applied(session.schema),
         {"id": row_id, "checksum": planned.checksum, "name": planned.name, "now": _now()},
     )
     return row_id
+
+
+@cache
+def _applied(schema: str) -> Repeated:
+    types = {"id": "text", "checksum": "text", "name": "text", "now": "timestamptz"}
+    return common.repeated(TABLE, schema, _APPLIED, **types)
 
 
 def mark_applied(session: Session, migration: Migration) -> str:

@@ -1,0 +1,82 @@
+"""What is demanded of a script is demanded in the server: no script gets past it, and none loses by it."""
+
+import pytest
+
+from godwit.contract.reasons import Reason
+from godwit.engine.errors import StepFailed
+
+USERS = "CREATE TABLE users (id int PRIMARY KEY, name text);"
+FORGETS = {
+    "by name": "DEALLOCATE ALL;",
+    "in a block": "DO $$ BEGIN EXECUTE 'DEALLO' || 'CATE ALL'; END $$; CREATE TABLE more (id int);",
+    "alone": "DO $$ BEGIN EXECUTE 'DEALLOCATE ALL'; END $$;",
+}
+
+
+def failure_of(call):
+    with pytest.raises(StepFailed) as caught:
+        call()
+    return caught.value.failure, caught.value.outcome
+
+
+@pytest.mark.parametrize("sql", FORGETS.values(), ids=FORGETS)
+def test_a_script_that_forgets_all_prepared_statements_is_applied_once_and_so_is_what_follows(project, sql):
+    project.write("001_users", USERS)
+    project.write("002_forgets", f"{sql}\n")
+    project.write("003_index", "CREATE INDEX users_name ON users (name);")
+    project.write("004_more", "INSERT INTO users VALUES (1, 'a');")
+    assert project.apply().applied == 4
+    assert project.rows() == ["001_users", "002_forgets", "003_index", "004_more"]
+    assert project.database.psql("SELECT count(*) FROM users") == "1"
+    applied = "SELECT migration FROM godwit.journal WHERE event = 'Applied' ORDER BY id"
+    assert project.database.psql(applied).split() == project.rows()
+
+
+def test_a_prepared_statement_of_a_script_is_its_own(project):
+    project.write("001_users", USERS)
+    project.write("002_prepares", "PREPARE mine AS SELECT 1; EXECUTE mine;")
+    project.write("003_again", "EXECUTE mine; DEALLOCATE mine;")
+    assert project.apply().applied == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "table"),
+    [
+        ("UPDATE _prisma_migrations SET checksum = 'x'", "public._prisma_migrations"),
+        ("DELETE FROM godwit.journal", "godwit.journal"),
+        ("CREATE TRIGGER t BEFORE INSERT ON godwit.journal FOR EACH ROW EXECUTE FUNCTION nothing()",
+         "godwit.journal"),
+    ],
+)  # fmt: skip
+def test_a_cast_of_the_databases_own_does_not_let_a_change_of_the_history_through(project, change, table):
+    """What fails in the server is a conversion of text, and somebody may have made one that never fails."""
+    project.write("001_users", USERS)
+    project.deploy()
+    before = project.database.dump(without=())
+    quoted = change.replace("'", "''''")
+    project.write(
+        "002_change",
+        "CREATE FUNCTION zero(text) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 0';\n"
+        "CREATE CAST (text AS int) WITH FUNCTION zero(text);\n"
+        "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';\n"
+        f"DO 'BEGIN EXECUTE ''{quoted}''; END';",
+    )
+    failure, outcome = failure_of(lambda: project.apply("u2"))
+    assert failure.reason is Reason.STATEMENT_REFUSED
+    assert failure.message == f"The script changed {table}, which says what is applied; no migration may."
+    assert (failure.migration, outcome.applied) == ("002_change", 0)
+    assert project.rows() == ["001_users"]
+    after = project.database.dump(without=())
+    assert [line for line in before.splitlines() if line not in after] == []
+    assert "zero" not in after
+
+
+def test_what_a_script_left_changed_is_named_with_both_values(project):
+    project.write("001_users", USERS)
+    moves = "PERFORM set_config('search_' || 'path', 'pg_catalog', false)"
+    project.write("002_path", f"DO $$ BEGIN {moves}; END $$; CREATE TABLE public.b (id int);")
+    failure, outcome = failure_of(project.apply)
+    assert failure.reason is Reason.SESSION_CHANGED
+    assert 'search_path from "public" to pg_catalog' in failure.message
+    assert (failure.migration, outcome.applied) == ("002_path", 1)
+    assert project.database.psql("SELECT to_regclass('public.b') IS NULL") == "t"
