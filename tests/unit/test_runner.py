@@ -201,6 +201,13 @@ def test_a_lost_connection_that_nobody_expected_is_still_called_so(capsys):
         ({"GODWIT_DATABASE_URI": "host=h password=geheim1 user=u"}, {"geheim1"}),
         ({"GODWIT_DATABASE_URI": "host=h password='ge heim' user=u"}, {"ge heim"}),
         ({"GODWIT_DATABASE_URI": "postgresql://u@h/db?password=geheim1&x=y"}, {"geheim1"}),
+        ({"GODWIT_DATABASE_URI": "host=h password = geheim1 user=u dbname=d"}, {"geheim1"}),
+        ({"GODWIT_DATABASE_URI": r"host=h password=ge\ heim user=u dbname=d"}, {"ge heim"}),
+        ({"GODWIT_DATABASE_URI": r"host=h password='ge\'heim' user=u dbname=d"}, {"ge'heim"}),
+        ({"GODWIT_DATABASE_URI": "host=h password=ge&heim user=u dbname=d"}, {"ge&heim"}),
+        ({"GODWIT_DATABASE_URI": "postgresql://u@h/db?schema=x&password=ge+heim"}, {"ge heim"}),
+        ({"GODWIT_DATABASE_URI": "postgresql://u@h/db?p%61ssword=geheim1"}, {"geheim1"}),
+        ({"GODWIT_DATABASE_URI": "postgresql://u@h/db?sslpassword=ge'heim"}, {"ge'heim"}),
         ({}, set()),
     ],
 )

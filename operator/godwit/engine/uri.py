@@ -7,6 +7,7 @@ password, a `%` that escapes nothing), and libpq refuses Prisma's own parameters
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -89,8 +90,12 @@ def parse_target(connection: Connection, environ: Mapping[str, str]) -> Target:
             raise _invalid(f"The connection names no {name}.")
     if target.params.get("sslrootcert") == "system":
         target = replace(target, params={**target.params, **_system_roots(environ)})
-    if any("\0" in value for value in (*target.params.values(), target.schema)):
+    values = (*target.params.values(), target.schema)
+    if any("\0" in value for value in values):
         raise _invalid("The connection holds a NUL character.")
+    if any("\ud800" <= character <= "\udfff" for value in values for character in value):
+        # What Python makes of bytes in the environment that are no UTF-8; libpq is given UTF-8 only.
+        raise _invalid("The connection's user, password or address is not UTF-8.")
     return target
 
 
@@ -123,9 +128,10 @@ def _from_keywords(text: str) -> dict[str, str]:
     try:
         options = pq.Conninfo.parse(text.encode())
     except (psycopg.Error, UnicodeError) as exc:
-        # libpq quotes the text near the error, which may be the password.
+        # libpq quotes the text near the error, which may be the password: alone, where a Secret's other key
+        # was meant, or the rest of one that has a space.
         unknown = re.search(r'invalid connection option "(\w+)"', str(exc))
-        named = f": it knows no parameter {unknown[1]}" if unknown else ""
+        named = f": it knows no parameter {unknown[1]}" if unknown and _resembles(unknown[1]) else ""
         raise _invalid(f"libpq cannot read the connection's keyword string{named}.") from None
     params = {o.keyword.decode(): o.val.decode() for o in options if o.val}
     _refuse_unknown(params)
@@ -162,7 +168,7 @@ def _query(query: str) -> dict[str, str]:
     pairs = [pair.partition("=") for pair in query.split("&") if pair]
     prisma = any(key in _PRISMA_ONLY for key, _, _ in pairs)
     return {
-        _decoded(key, "parameter"): _decoded(value.replace("+", " ") if prisma else value, key)
+        _decoded(key, "parameter"): _decoded(value.replace("+", " ") if prisma else value, _called(key))
         for key, _, value in pairs
     }
 
@@ -211,7 +217,17 @@ def _translated(given: Mapping[str, str]) -> dict[str, str]:
 def _refuse_unknown(params: Mapping[str, str]) -> None:
     for key in params:
         if key not in _libpq_keywords() or key in _OURS:
-            raise _invalid(f"The connection's parameter {key} is not known, or cannot be used here.")
+            raise _invalid(f"The connection's {_called(key)} is not known, or cannot be used here.")
+
+
+def _called(key: str) -> str:
+    """How a message names a URI's parameter: one that is like none may be the rest of a password with a ?."""
+    return f"parameter {key}" if _resembles(key) else "parameter (what follows a ? that is not written %3F)"
+
+
+def _resembles(key: str) -> bool:
+    """Whether *key* is a parameter's name, or one with a mistake in it."""
+    return bool(get_close_matches(key.lower(), {*_libpq_keywords(), *_PRISMA_ONLY}, 1, cutoff=0.75))
 
 
 @cache

@@ -75,7 +75,7 @@ def policy_of(database: PostgresDatabaseSpec, migration: DatabaseMigrationSpec) 
         max_lock_hold_ms=milliseconds(strategy.max_lock_hold or limits.max_lock_hold),
         lock_budget_ms=milliseconds(strategy.lock_budget or limits.lock_budget),
         concurrent_budget_ms=milliseconds(strategy.concurrent_budget or limits.concurrent_budget),
-        max_replica_lag_ms=milliseconds(strategy.max_replica_lag),
+        max_replica_lag_ms=milliseconds(strategy.max_replica_lag) if seconds(strategy.max_replica_lag) else 0,
         show_blocking_queries=database.show_blocking_queries,
         statement_timeout_ms=milliseconds(strategy.statement_timeout) if strategy.statement_timeout else 0,
         checks=tuple(

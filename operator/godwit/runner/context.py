@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -23,9 +24,10 @@ from godwit.contract.environment import (
     STORE_DIR_VAR,
 )
 from godwit.contract.reasons import Reason
-from godwit.contract.request import StepRequest
+from godwit.contract.request import Connection, StepRequest
 from godwit.engine.context import Cancellation, Log, StepContext
-from godwit.engine.errors import fail
+from godwit.engine.errors import StepFailed, fail
+from godwit.engine.uri import parse_target
 
 __all__ = ["StepContext", "make_context", "read_raw_request", "request_hash", "secrets_of", "understand"]
 
@@ -77,6 +79,10 @@ def secrets_of(environ: Mapping[str, str]) -> set[str]:
     # user:password@ up to the last @ (Prisma's way of reading) and up to the first (libpq's).
     for pattern in (r"//[^:/@?]*:(.*)@", r"//[^:/@?]*:([^@]*)@", r"(?i)(?:ssl)?password=([^&\s']+|'[^']*')"):
         found |= {match.strip("'") for match in re.findall(pattern, uri)}
+    # As it will be used: libpq's keywords know quotes, spaces and backslashes, parameters a plus.
+    with suppress(StepFailed):
+        params = parse_target(Connection(), environ).params
+        found |= {params.get("password", ""), params.get("sslpassword", "")}
     return {s for f in found for s in (f, unquote(f)) if s}
 
 

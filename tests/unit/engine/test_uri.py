@@ -131,6 +131,12 @@ def test_parts_take_user_and_password_from_the_environment():
         ("postgresql://app:hunter2%00@db/shop", "NUL"),
         ("host=db user=app password=hunter2 dbname=shop schema=x", "schema"),
         ("host=db user=app password='hunter2", "keyword string"),
+        ("host=db user=app dbname=shop sslrootcrt=hunter2", "sslrootcrt"),
+        ("hunter2=", "keyword string"),  # the Secret's key of the password, in base64
+        ("host=db user=app password=two hunter2=words dbname=shop", "keyword string"),
+        ("postgresql://app:?hunter2@db/shop", "%3F"),
+        ("postgresql://app:1?x&hunter2=%ff@db/shop", "%3F"),
+        ("postgresql://app:hunter2\udce4@db/shop", "not UTF-8"),  # a password in Latin-1
         ("", "neither a URI nor a host"),
     ],
 )

@@ -68,6 +68,12 @@ def test_timeouts_are_what_postgresql_takes_and_never_none(text, expected):
     assert milliseconds(text) == expected
 
 
+@pytest.mark.parametrize(("text", "expected"), [("0s", 0), ("0h0.0ms", 0), ("1ms", 1), ("10s", 10_000)])
+def test_no_replica_lag_is_no_bound_on_it(text, expected):
+    made = policy_of(database().spec, migration(spec={"strategy": {"max_replica_lag": text}}).spec)
+    assert made.max_replica_lag_ms == expected
+
+
 def test_every_span_can_be_added_to_a_date():
     assert NOW + span("99999999999999999999999999999h") > later(days=3_000)
     assert (interval("0s").total_seconds(), interval("2s").total_seconds()) == (1.0, 2.0)
