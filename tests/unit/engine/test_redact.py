@@ -85,6 +85,15 @@ def test_a_message_that_quotes_the_statement_is_masked_by_what_the_statement_hol
     assert failed.failure.message == 'syntax error at or near "***"'
 
 
+def test_a_password_that_stands_in_the_statement_twice_is_masked_twice():
+    failed = fail(
+        Reason.MIGRATION_FAILED,
+        "boom",
+        statement="SELECT set_config('app.password', 'hunter2', true), log('hunter2')",
+    )
+    assert failed.failure.statement == "SELECT set_config('app.password', '***', true), log('***')"
+
+
 def test_a_short_secret_does_not_tear_words_apart():
     assert redact("connection refused by p", "p") == "connection refused by ***"
 
