@@ -105,7 +105,7 @@ def test_the_operator_is_one_restricted_pod(node: Node):
     assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
     assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
     names = {e["name"] for e in container["env"]}
-    assert names == {"GODWIT_STEP_IMAGE", "POD_NAME", "POD_NAMESPACE"}
+    assert names == {"GODWIT_STEP_IMAGE", "POD_NAMESPACE"}
 
 
 @pytest.mark.parametrize(
@@ -145,8 +145,29 @@ def test_the_lease_role_covers_one_lease_alone(node: Node):
 
     assert [(rule.get("resourceNames"), rule["verbs"]) for rule in lease] == [
         (None, ["create"]),
-        (["godwit"], ["get", "update", "patch"]),
+        (["godwit"], ["get", "update"]),
     ]
+
+
+def test_names_that_yaml_would_read_as_something_else_stay_names(node: Node):
+    words = [
+        "template",
+        "123",
+        str(CHART),
+        "-n",
+        "456",
+        "--set-string=watchNamespaces={on,789},priorityClassName=1",
+    ]
+    manifests = [m for m in yaml.safe_load_all(node.helm(*words)) if m]
+    (deployment,) = of(manifests, "Deployment")
+    pod = deployment["spec"]["template"]
+    metadata = [m["metadata"] for m in (*manifests, pod)]
+
+    for labels in [m.get("labels", {}) for m in metadata] + [deployment["spec"]["selector"]["matchLabels"]]:
+        assert {type(value) for value in labels.values()} <= {str}
+    assert {m["metadata"]["namespace"] for m in of(manifests, "RoleBinding")} == {"456", "on", "789"}
+    assert {s["namespace"] for m in of(manifests, "RoleBinding") for s in m["subjects"]} == {"456"}
+    assert pod["spec"]["priorityClassName"] == "1"
 
 
 def test_the_metrics_service_selects_the_operator(node: Node):

@@ -200,6 +200,10 @@ def test_a_lost_connection_that_nobody_expected_is_still_called_so(capsys):
         ({"GODWIT_DATABASE_URI": "postgresql://u:ge@heim@h/db"}, {"ge@heim", "ge"}),
         ({"GODWIT_DATABASE_URI": "host=h password=geheim1 user=u"}, {"geheim1"}),
         ({"GODWIT_DATABASE_URI": "host=h password='ge heim' user=u"}, {"ge heim"}),
+        ({"GODWIT_DATABASE_PASSWORD": "geheim1\n"}, {"geheim1"}),  # a Secret made of a file
+        ({"GODWIT_DATABASE_URI": "host=h password = geheim1 user=u"}, {"geheim1"}),
+        ({"GODWIT_DATABASE_URI": r"host=h password='ge\'heim' user=u"}, {"ge'heim"}),
+        ({"GODWIT_DATABASE_URI": r"host=h password=ge\ heim user=u"}, {"ge heim"}),
         ({"GODWIT_DATABASE_URI": "postgresql://u@h/db?password=geheim1&x=y"}, {"geheim1"}),
         ({"GODWIT_DATABASE_URI": "host=h password = geheim1 user=u dbname=d"}, {"geheim1"}),
         ({"GODWIT_DATABASE_URI": r"host=h password=ge\ heim user=u dbname=d"}, {"ge heim"}),

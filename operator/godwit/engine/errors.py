@@ -64,7 +64,7 @@ def fail(
             migration=migration,
             file=file,
             line=line,
-            statement=redact(statement.strip())[:STATEMENT_LIMIT],
+            statement=redact(statement.strip(), *secrets)[:STATEMENT_LIMIT],
             sqlstate=sqlstate,
             hint=redact(hint, *secrets),
             blockers=blockers,

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import unquote
 
 from pydantic import ValidationError
@@ -30,6 +30,10 @@ from godwit.engine.errors import StepFailed, fail
 from godwit.engine.uri import parse_target
 
 __all__ = ["StepContext", "make_context", "read_raw_request", "request_hash", "secrets_of", "understand"]
+
+
+_KEYWORD: Final = r"(?i)(?:ssl)?password\s*=\s*((?:\\.|[^&\s'\\])+|'(?:\\.|[^'\\])*')"
+"""libpq's `password=x`, also of a URI's query; a backslash takes the next character as it is."""
 
 
 def read_raw_request(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -75,15 +79,16 @@ def understand(raw: Mapping[str, Any]) -> StepRequest:
 def secrets_of(environ: Mapping[str, str]) -> set[str]:
     """Every text in *environ* that must show up nowhere: passwords, also as URIs write them."""
     uri = environ.get(DATABASE_URI_VAR, "")
-    found = {environ.get(DATABASE_PASSWORD_VAR, ""), environ.get("PGPASSWORD", "")}
+    # Without the newline that ends a file: it is no part of the password.
+    found = {environ.get(name, "").rstrip("\r\n") for name in (DATABASE_PASSWORD_VAR, "PGPASSWORD")}
     # user:password@ up to the last @ (Prisma's way of reading) and up to the first (libpq's).
-    for pattern in (r"//[^:/@?]*:(.*)@", r"//[^:/@?]*:([^@]*)@", r"(?i)(?:ssl)?password=([^&\s']+|'[^']*')"):
+    for pattern in (r"//[^:/@?]*:(.*)@", r"//[^:/@?]*:([^@]*)@", _KEYWORD):
         found |= {match.strip("'") for match in re.findall(pattern, uri)}
     # As it will be used: libpq's keywords know quotes, spaces and backslashes, parameters a plus.
     with suppress(StepFailed):
         params = parse_target(Connection(), environ).params
         found |= {params.get("password", ""), params.get("sslpassword", "")}
-    return {s for f in found for s in (f, unquote(f)) if s}
+    return {s for f in found for s in (f, unquote(f), re.sub(r"\\(.)", r"\1", f)) if s}
 
 
 def make_context(
