@@ -202,6 +202,7 @@ def test_what_no_dump_holds_is_carried_over(database, role, make_restoring):
         GRANT CONNECT ON DATABASE "{database.name}" TO {app} WITH GRANT OPTION;
         ALTER DATABASE "{database.name}" SET search_path TO "$user", public, "odd name";
         ALTER DATABASE "{database.name}" SET work_mem TO '5MB';
+        ALTER DATABASE "{database.name}" SET datestyle TO 'SQL, DMY';
         ALTER DATABASE "{database.name}" SET app.label TO 'it''s';
         ALTER ROLE {app} IN DATABASE "{database.name}" SET statement_timeout TO '7s';
         COMMENT ON DATABASE "{database.name}" IS 'The shop''s';"""
