@@ -304,6 +304,10 @@ def _ready(
                 f"{name} on {_where(conn)} is {identity.key}, but {expected.key} was planned for.",
                 standing="Nothing was changed.",
             )
+    if not (conn.info.parameter_status("DateStyle") or "ISO").startswith("ISO"):
+        # The driver reads times in this style only. Whether the day or the month comes first in what a script
+        # writes stays as the database has it; given at connect, the style would take that along.
+        conn.execute("SET DateStyle = 'ISO'")
     if version >= 140_000:
         # The server notices within 2 s that a step was killed, instead of finishing its statement under lock
         # (manual, section 20.3.2). Not on every operating system of a server, hence the suppression.

@@ -99,7 +99,7 @@ def create_like(session: Session, facts: DatabaseFacts, name: str) -> None:
     ]
     if facts.tablespace != "pg_default":  # template0's own, which needs no right unless it is named
         options.append(("TABLESPACE", sql.Identifier(facts.tablespace)))
-    if facts.provider != "c":
+    if session.server_version >= 150_000:  # template0 has the one that the server was initialised with
         options.append(("LOCALE_PROVIDER", sql.SQL(_PROVIDERS[facts.provider])))
     if facts.locale is not None:
         option = "ICU_LOCALE" if facts.provider == "i" else "BUILTIN_LOCALE"

@@ -176,6 +176,20 @@ def test_text_comes_back_byte_by_byte_in_any_encoding(encoded, encoding, byte):
     assert made.database.psql("SELECT name::bytea FROM item") == "\\xe9"
 
 
+def test_the_provider_of_the_locale_is_the_databases_own_and_not_the_servers(restoring, database):
+    of_template = (
+        "UPDATE pg_database SET datlocprovider = '{}', daticulocale = {} WHERE datname = 'template0'"
+    )
+    # As initdb --locale-provider=icu leaves it. This build has no ICU, and would refuse to use it.
+    restoring.server.psql(of_template.format("i", "'en'"))
+    try:
+        restoring.restore()
+    finally:
+        restoring.server.psql(of_template.format("c", "NULL"))
+    provider = f"SELECT datlocprovider FROM pg_database WHERE datname = '{database.name}'"
+    assert database.psql(provider) == "c"
+
+
 def test_nothing_written_needs_no_consent(restoring, database):
     assert restoring.restore().lost_rows == 0
 
@@ -188,6 +202,7 @@ def test_what_no_dump_holds_is_carried_over(database, role, make_restoring):
         GRANT CONNECT ON DATABASE "{database.name}" TO {app} WITH GRANT OPTION;
         ALTER DATABASE "{database.name}" SET search_path TO "$user", public, "odd name";
         ALTER DATABASE "{database.name}" SET work_mem TO '5MB';
+        ALTER DATABASE "{database.name}" SET datestyle TO 'SQL, DMY';
         ALTER DATABASE "{database.name}" SET app.label TO 'it''s';
         ALTER ROLE {app} IN DATABASE "{database.name}" SET statement_timeout TO '7s';
         COMMENT ON DATABASE "{database.name}" IS 'The shop''s';"""
