@@ -92,7 +92,7 @@ class Guard:
 
         Raises StepFailed(TransactionBroken) where there is no transaction.
         """
-        if self._session.conn.info.transaction_status is not TransactionStatus.INTRANS:
+        if self._session.line.info.transaction_status is not TransactionStatus.INTRANS:
             raise fail(
                 Reason.TRANSACTION_BROKEN,
                 "The script ended the transaction that it ran in.",
