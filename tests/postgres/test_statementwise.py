@@ -99,6 +99,40 @@ def test_the_next_attempt_of_the_same_operation_goes_on_where_it_stands(project)
     assert project.database.psql("SELECT count(*) FROM _prisma_migrations WHERE logs IS NOT NULL") == "0"
 
 
+def broken_off(project, sql):
+    """A file that ran until its CONCURRENTLY, where its session ended; the plan of it."""
+    project.write("001_users", USERS + "CREATE TABLE others (id int);")
+    project.deploy()
+    project.write("002_own", sql)
+    ref = project.plan()
+    end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'godwit apply%'"
+    project.point = lambda name: name == "apply.before_statement" and project.database.psql(end)
+    assert failure_of(lambda: project.apply("u2", plan=ref))[0].reason is Reason.CONNECTION_LOST
+    project.point = lambda _: None
+    return ref
+
+
+INDEX = "CREATE INDEX CONCURRENTLY i ON others (id);"
+
+
+@pytest.mark.parametrize("make", ["CREATE TEMP TABLE users (id int);", "SELECT 1 AS id INTO TEMP users;"])
+def test_a_real_table_is_not_taken_for_a_temporary_one_that_went_with_its_session(project, make):
+    ref = broken_off(project, f"{make}\n{INDEX}\nDELETE FROM users;")
+    failure, outcome = failure_of(lambda: project.apply("u2", plan=ref))
+    assert (failure.reason, outcome.partial) == (Reason.PARTIALLY_APPLIED, "002_own")
+    assert "its temporary table users went with the session" in failure.message
+    assert project.database.psql("SELECT count(*) FROM users") == "50"
+
+
+def test_a_file_that_has_dropped_its_temporary_table_is_gone_on_with(project):
+    sql = (
+        f"CREATE TEMP TABLE t AS SELECT 7 AS n;\nINSERT INTO others SELECT n FROM t;\nDROP TABLE t;\n{INDEX}"
+    )
+    ref = broken_off(project, sql)
+    assert project.apply("u2", plan=ref).current == "002_own"
+    assert project.database.psql("SELECT id FROM others") == "7"
+
+
 def test_an_invalid_index_of_somebody_else_is_left_alone_and_named(project):
     project.write("001_users", USERS + "UPDATE users SET name = 'same' WHERE id < 3;")
     project.deploy()

@@ -6,6 +6,7 @@ catalog does not tell is Unknown, and then nothing is run again: data must never
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -13,7 +14,7 @@ from typing import Any, Final
 from pglast.parser import parse_sql_json
 
 from godwit.engine.model import Statement
-from godwit.engine.parse_tree import option, relation, sql_name
+from godwit.engine.parse_tree import option, relation, sql_name, strings
 from godwit.engine.session import Session
 
 _INDEXES: Final = """
@@ -37,6 +38,8 @@ SELECT i.indexrelid::bigint
 _VALID: Final = "SELECT indisvalid FROM pg_index WHERE indexrelid = %s"
 _ATTACHED: Final = """
 SELECT inhdetachpending FROM pg_inherits WHERE inhparent = to_regclass(%s) AND inhrelid = to_regclass(%s)"""
+
+_MAKING: Final = {"CreateStmt", "CreateTableAsStmt", "SelectStmt", "ViewStmt"}
 
 
 class State(StrEnum):
@@ -112,6 +115,25 @@ def subject(statement: Statement) -> Subject:
             return Subject("Maintenance", excluding=tag == "ClusterStmt" or option(node, "full"))
         case _:
             return Subject(excluding=tag in {"CallStmt", "DoStmt"})
+
+
+def temporary(statements: Iterable[Statement]) -> set[str]:
+    """Names of the temporary tables and views that *statements* leave to their session."""
+    found: set[str] = set()
+    for statement in statements:
+        ((tag, node),) = json.loads(parse_sql_json(statement.text))["stmts"][0]["stmt"].items()
+        made = (
+            node.get("view")
+            or node.get("into", node.get("intoClause", {})).get("rel")
+            or node.get("relation")
+        )
+        if tag in _MAKING and made and made.get("relpersistence") == "t":
+            found.add(made["relname"])
+        elif tag == "DropStmt":
+            found -= {strings(item)[-1] for item in node["objects"] if strings(item)}
+        elif tag == "DiscardStmt":
+            found.clear()
+    return found
 
 
 def note(session: Session, what: Subject) -> dict[str, Any]:

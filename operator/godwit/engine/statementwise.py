@@ -21,7 +21,7 @@ from godwit.engine.errors import STATEMENT_LIMIT, StepFailed, fail
 from godwit.engine.execute import Part, rolled_back, set_limits, transactional
 from godwit.engine.explain import about, explain
 from godwit.engine.journal import Entry, Event
-from godwit.engine.judge import State, Subject, Verdict, invalid_namesake, look, note, subject
+from godwit.engine.judge import State, Subject, Verdict, invalid_namesake, look, note, subject, temporary
 from godwit.engine.model import Mode, PlannedMigration, Statement
 from godwit.engine.patience import Patience
 from godwit.engine.redact import redact
@@ -138,6 +138,10 @@ def run_statements(
     A failure that is tried again by itself leaves everything as it is, to go on from. Any other is handed to
     *settle*, which records it and returns what to raise. Raises StepFailed.
     """
+    done = [s for s in planned.run.statements if s.index in progress.done]
+    if (gone := temporary(done)) and len(done) < len(planned.run.statements):
+        failed = _went(planned, min(gone))
+        raise settle(Left(failed, Undone(), _stands(planned, progress), unknown=False)) from failed
     for statement in planned.run.statements:
         # Session settings do not outlive a crash: they are made again.
         if statement.index in progress.done and statement.tag != "VariableSetStmt":
@@ -159,6 +163,16 @@ def run_statements(
         progress.done.add(statement.index)
     run.guard.restore()
     run.session.flush()
+
+
+def _went(planned: PlannedMigration, table: str) -> StepFailed:
+    """Why a file is not gone on with in another session: a table of the same name may be a real one."""
+    return fail(
+        Reason.PARTIALLY_APPLIED,
+        f"its temporary table {table} went with the session that made it, and what follows may need it",
+        migration=planned.name,
+        file=planned.run.script.path,
+    )
 
 
 def record(run: Run, planned: PlannedMigration, statement: Statement, event: Event, **detail: Any) -> int:
