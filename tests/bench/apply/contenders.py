@@ -31,25 +31,26 @@ class Contender(Protocol):
 
 @dataclass
 class Psql:
-    """One session of psql over all files; with *whole*, each file in a transaction."""
+    """One session of psql over all files; with *whole*, each file in a transaction that can be in one."""
 
     name: str
     whole: bool
-    files: list[Path] = field(default_factory=list)
+    files: list[tuple[Path, bool]] = field(default_factory=list)
     log: Path = Path()
 
     def prepare(self, folder: Path, migrations: Sequence[Migration]) -> None:
         self.log = folder / "psql.log"
         for each in migrations:
-            self.files.append(folder / f"{each.number}.sql")
-            self.files[-1].write_text(each.sql, encoding="utf-8")
+            path = folder / f"{each.number}.sql"
+            path.write_text(each.sql, encoding="utf-8")
+            self.files.append((path, self.whole and not each.apart))
 
     def apply(self, database: Any) -> Measured:
         server = database.server
         command = [str(server.bin_dir / "psql"), "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"]
-        for file in self.files:
+        for file, whole in self.files:
             one = ["-f", str(file)]
-            command += ["-c", "BEGIN", *one, "-c", "COMMIT"] if self.whole else one
+            command += ["-c", "BEGIN", *one, "-c", "COMMIT"] if whole else one
         return measure(command, server.environment(database.name), log=self.log)
 
 

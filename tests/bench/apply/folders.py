@@ -1,23 +1,32 @@
 """Migration folders: generated ones or a team's own, in the layout of each tool.
 
-A file of a tool holds the same SQL, byte for byte, and what that tool needs around it.
+A file of a tool holds the same SQL, byte for byte, and what that tool needs around it: also the line by which
+it runs a file outside of a transaction, where the file holds what cannot be in one.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from layouts import atlas_hash
 
+from godwit.contract.base import digest
+from godwit.contract.policy import Environment
+from godwit.engine.model import Script
+from godwit.engine.statements import parse
+
 
 @dataclass(frozen=True)
 class Migration:
-    """`number` orders it, from 1; `name` is a Prisma folder's name."""
+    """`number` orders it, from 1; `name` is a Prisma folder's name.
+
+    `apart`: it holds something that cannot be in a transaction.
+    """
 
     number: int
     name: str
     sql: str
+    apart: bool = False
 
     @property
     def version(self) -> str:
@@ -60,14 +69,15 @@ def _sql(number: int) -> str:
 
 
 def of_a_team(folder: Path) -> list[Migration]:
-    """A Prisma folder that somebody published; every file must be able to run in a transaction."""
+    """A Prisma folder that somebody published."""
     names = sorted(path.parent.name for path in folder.glob("*/migration.sql"))
     assert names, f"{folder} has no NAME/migration.sql: name a Prisma Migrate folder."
     found = []
     for number, name in enumerate(names, 1):
-        sql = (folder / name / "migration.sql").read_text(encoding="utf-8")
-        assert not re.search(r"\bCONCURRENTLY\b", sql, re.IGNORECASE), f"{name} cannot be in a transaction."
-        found.append(Migration(number, name, sql))
+        data = (folder / name / "migration.sql").read_bytes()
+        parsed = parse(Script(name, data, digest(data)), Environment.DEVELOPMENT)
+        apart = not all(statement.transactional for statement in parsed.statements)
+        found.append(Migration(number, name, data.decode(), apart))
     return found
 
 
@@ -92,14 +102,16 @@ def golang_migrate(folder: Path, migrations: Migrations) -> None:
 def goose(folder: Path, migrations: Migrations) -> None:
     """VERSION_NAME.sql with the annotations that make the file one statement for goose."""
     for each in migrations:
-        text = f"-- +goose Up\n-- +goose StatementBegin\n{each.sql}\n-- +goose StatementEnd\n"
+        mark = "-- +goose NO TRANSACTION\n" if each.apart else ""
+        text = f"{mark}-- +goose Up\n-- +goose StatementBegin\n{each.sql}\n-- +goose StatementEnd\n"
         (folder / f"{each.version}_step.sql").write_text(text, encoding="utf-8")
 
 
 def dbmate(folder: Path, migrations: Migrations) -> None:
     """VERSION_NAME.sql with the mark of the way up."""
     for each in migrations:
-        text = f"-- migrate:up\n{each.sql}\n-- migrate:down\n"
+        mark = "-- migrate:up transaction:false" if each.apart else "-- migrate:up"
+        text = f"{mark}\n{each.sql}\n-- migrate:down\n"
         (folder / f"{each.version}_step.sql").write_text(text, encoding="utf-8")
 
 
@@ -112,5 +124,6 @@ def flyway(folder: Path, migrations: Migrations) -> None:
 def atlas(folder: Path, migrations: Migrations) -> None:
     """VERSION_NAME.sql and atlas.sum."""
     for each in migrations:
-        (folder / f"{each.version}_step.sql").write_text(each.sql, encoding="utf-8")
+        mark = "-- atlas:txmode none\n\n" if each.apart else ""
+        (folder / f"{each.version}_step.sql").write_text(mark + each.sql, encoding="utf-8")
     atlas_hash(folder)

@@ -1,8 +1,10 @@
 """Step processes as a Job's pod starts them, measured from outside."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ from godwit.contract.request import (
     VerifyInput,
 )
 
+PATIENCE_S = 300
 POLICY = Policy(environment=Environment.PRODUCTION)
 
 
@@ -46,19 +49,30 @@ class Measured:
         return self.ended - self.started
 
 
+class NotThroughError(Exception):
+    """A process failed; the text is what it printed last."""
+
+
 def measure(
     command: list[str], environ: Mapping[str, str], *, log: Path, folder: Path | None = None
 ) -> Measured:
-    """Run *command* to its end. A process that fails ends the benchmark with what it printed into *log*."""
+    """Run *command* to its end. Raises NotThroughError with what it printed into *log*, where it fails."""
     with log.open("wb") as out:
         started = time.monotonic()
         process = subprocess.Popen(
             command, env=environ, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=folder
         )
+        # One that waits for itself: Flyway does, for a session of its own, with an index built CONCURRENTLY.
+        patience = threading.Timer(PATIENCE_S, process.kill)
+        patience.start()
         _, status, used = os.wait4(process.pid, 0)
+        patience.cancel()
         ended = time.monotonic()
     process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0, f"{command[0]}:\n{log.read_text(errors='replace')[-3000:]}"
+    if process.returncode == -signal.SIGKILL:
+        raise NotThroughError(f"not through within {PATIENCE_S} s, stopped")
+    if process.returncode != 0:
+        raise NotThroughError(f"{command[0]}:\n{log.read_text(errors='replace')[-3000:]}")
     return Measured(started, ended, used.ru_maxrss / 1024, used.ru_utime + used.ru_stime)
 
 
