@@ -70,7 +70,7 @@ def transactional(
             if met.ours and met.error.sqlstate == FORGOTTEN and run.session.repeats:
                 run.session.repeats = False  # the script did DEALLOCATE ALL: again, without what it took away
                 continue
-            if met.error.sqlstate in _BUSY and not run.watch.fired:
+            if run.watch.queued or (met.error.sqlstate in _BUSY and not run.watch.fired):
                 if met.worked * 1000 > run.policy.max_lock_hold_ms:
                     raise _not_again(patience, run, piece, met, standing) from met.error
                 with about(piece):
@@ -219,7 +219,8 @@ def set_limits(
     elif any(s.locks for s in statements):
         limits["idle_in_transaction_session_timeout"] = policy.max_lock_hold_ms
         if all_lock(statements) and not policy.statement_timeout_ms:
-            limits["statement_timeout"] = policy.max_lock_hold_ms
+            # One statement waits, and then holds.
+            limits["statement_timeout"] = policy.lock_timeout_ms + policy.max_lock_hold_ms
     for name, value in limits.items():
         run.session.later(f"SET {'LOCAL' if local else 'SESSION'} {name} = {value}".encode())
 

@@ -24,10 +24,17 @@ _ONLY_TOGETHER: Final = {"55P04", "55006", "53200", "2D000"}
 
 def held_too_long(run: Run, piece: Piece, *, standing: str = ROLLED_BACK) -> StepFailed:
     """The failure of a migration that the watch has cut off."""
-    seconds, what = run.policy.max_lock_hold_ms / 1000, run.watch.fired or "its locks"
+    what, policy = run.watch.fired or "its locks", run.policy
+    if run.watch.queued:
+        told = (
+            f"waited for {what} for longer than lockTimeout ({policy.lock_timeout_ms / 1000:g} s), and others"
+        )
+        told += " behind it"
+    else:
+        told = f"held {what} for longer than maxLockHold ({policy.max_lock_hold_ms / 1000:g} s)"
     return fail(
         Reason.LOCK_HOLD_EXCEEDED,
-        f"{piece.migration} held {what} for longer than maxLockHold ({seconds:g} s).",
+        f"{piece.migration} {told}.",
         standing=standing,
         migration=piece.migration,
         file=piece.file,
@@ -52,10 +59,10 @@ def explain(run: Run, piece: Piece, met: ScriptError, *, standing: str) -> StepF
             migration=piece.migration,
             file=piece.file,
         )
-    if error.sqlstate == _CANCELED and all_lock(piece.statements) and not run.policy.statement_timeout_ms:
-        return held_too_long(
-            run, piece, standing=standing
-        )  # the server's own clock was faster than the watch
+    by_clock = all_lock(piece.statements) and met.worked * 1000 > run.policy.max_lock_hold_ms
+    if error.sqlstate == _CANCELED and by_clock and not run.policy.statement_timeout_ms:
+        # The server's own clock was faster than the watch; sooner it was somebody else's cancel.
+        return held_too_long(run, piece, standing=standing)
     failed = from_postgres(
         error,
         default=Reason.MIGRATION_FAILED,

@@ -5,7 +5,6 @@ judged from the catalog, and then recorded. After a crash at any point the same 
 what nobody can judge stops it.
 """
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -228,9 +227,8 @@ class _Step:
         if announced is not None and self.resolve(what, announced, patience):
             return
         while True:
-            if what.excluding:
-                with about(self.piece):
-                    patience.until_free(standing=self.standing)
+            with about(self.piece):
+                patience.until_free(standing=self.standing)
             if invalid_namesake(run.session, what):
                 raise keeps_invalid(self.piece, what)
             if what.kind:
@@ -250,8 +248,8 @@ class _Step:
                         patience.after_refusal(run.watch.waited_for, standing=self.standing)
                     continue
                 failed = explain(run, self.piece, met, standing=self.standing)
-                spent = what.kind and met.error.sqlstate == _CANCELED and not run.watch.fired
-                if spent and failed.failure.terminal:
+                cut_off = met.error.sqlstate == _CANCELED and not run.watch.fired
+                if what.kind and cut_off and failed.failure.terminal:
                     failed = self.budget_spent(patience)
                 if not failed.failure.terminal:
                     raise failed from met.error
@@ -260,9 +258,10 @@ class _Step:
                     self.progress.sent.pop(self.statement.index)
                 elif self.resolve(what, before, patience, failed):
                     return
-                if met.error.sqlstate != _DEADLOCK:
+                if met.error.sqlstate != _DEADLOCK and not run.watch.queued:
                     raise failed from met.error
-                patience.after_refusal((), standing=self.standing)
+                with about(self.piece):
+                    patience.after_refusal(run.watch.waited_for, standing=self.standing)
                 continue
             run.point("after_statement")
             self.done()
@@ -287,12 +286,13 @@ class _Step:
 
     def send(self, what: Subject) -> None:
         """Send it outside a transaction; a CONCURRENTLY waits for others by itself, without lock_timeout."""
-        session, watch = self.run.session, self.run.watch
+        session = self.run.session
         try:
             set_limits(self.run, local=False, concurrent=True)
             if what.excluding:
                 session.later(f"SET SESSION lock_timeout = {self.run.policy.lock_timeout_ms}".encode())
-            with watch.armed() if what.excluding else contextlib.nullcontext():
+            # Cut off only for a lock that is seen: what it does cannot always be taken back.
+            with self.run.watch.armed(cautious=False):
                 send(session, self.piece.body)
             set_limits(self.run, local=False)
             session.flush()
@@ -343,7 +343,8 @@ class _Step:
         while True:
             set_limits(self.run, local=False)
             try:
-                self.run.session.conn.execute(verdict.finish.encode())
+                with self.run.watch.armed(cautious=False):
+                    self.run.session.conn.execute(verdict.finish.encode())
             except psycopg.Error as exc:
                 rolled_back(self.run.session)
                 failed = explain(self.run, self.piece, ScriptError(exc, 0), standing=self.standing)
@@ -355,7 +356,8 @@ class _Step:
             if failed.failure.sqlstate not in _BUSY:
                 raise self.half_done(failed, half, f"{verdict.finish};")
             try:
-                patience.after_refusal((), standing=self.standing)
+                patience.after_refusal(self.run.watch.waited_for, standing=self.standing)
+                patience.until_free(standing=self.standing)
             except StepFailed as spent:
                 if not spent.failure.terminal:
                     raise
