@@ -11,7 +11,7 @@ from godwit.contract.reasons import Reason
 from godwit.engine.redact import redact, secrets_in
 
 STATEMENT_LIMIT: Final = 300
-"""Characters of a statement that a failure quotes."""
+"""Characters of a statement that an outcome quotes; cut once every secret is out of it."""
 
 
 class StepFailed(Exception):  # noqa: N818  an answer that a step gives, not a defect
@@ -63,7 +63,7 @@ def fail(
             migration=migration,
             file=file,
             line=line,
-            statement=redact(statement.strip())[:STATEMENT_LIMIT],
+            statement=redact(statement.strip()),
             sqlstate=sqlstate,
             hint=redact(hint, *secrets),
             blockers=blockers,
