@@ -1,5 +1,6 @@
 """What a step answers. Every fact that a decision needs is in it; no decision depends on a log line."""
 
+from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeVar
@@ -276,14 +277,15 @@ class StepOutcome(Model):
         """The outcome of the verb with that model, or None."""
         return next((o for o in self.verbs if isinstance(o, kind)), None)
 
-    def encode(self) -> bytes:
+    def encode(self, clean: Callable[[str], str] = str) -> bytes:
         """The outcome as JSON of at most 4,096 bytes; long texts and lists give way, facts never do.
 
+        *clean* takes secrets out of the texts for people, before a cut could leave half of one.
         Raises ValueError when even the bare facts do not fit (a bug: every list in the models is bounded).
         """
         data = b""
         for limit in (1_000, 400, 160, 60):
-            data = canonical_json(_shorten(self.to_json(), limit))
+            data = canonical_json(_shorten(self.to_json(), limit, clean))
             if len(data) <= OUTCOME_LIMIT:
                 return data
         raise ValueError(f"the outcome needs {len(data)} bytes, more than {OUTCOME_LIMIT}")
@@ -298,13 +300,14 @@ _FREE_TEXT = {"message", "standing", "statement", "hint", "why", "query"}
 _SAMPLES = {"first", "pendingNames", "warnings", "blockers"}
 
 
-def _shorten(value: Any, limit: int, key: str = "") -> Any:
+def _shorten(value: Any, limit: int, clean: Callable[[str], str], key: str = "") -> Any:
     """*value* with free texts of at most *limit* characters and samples of at most limit // 60 entries."""
     if isinstance(value, dict):
-        return {k: _shorten(v, limit, k) for k, v in value.items()}
+        return {k: _shorten(v, limit, clean, k) for k, v in value.items()}
     if isinstance(value, list):
         kept = value[: max(1, limit // 60)] if key in _SAMPLES else value
-        return [_shorten(v, limit, "message" if key == "warnings" else "") for v in kept]
-    if isinstance(value, str) and key in _FREE_TEXT and len(value) > limit:
-        return value[: limit - 1] + "…"
+        return [_shorten(v, limit, clean, "message" if key == "warnings" else "") for v in kept]
+    if isinstance(value, str) and key in _FREE_TEXT:
+        text = clean(value)
+        return text if len(text) <= limit else text[: limit - 1] + "…"
     return value

@@ -12,7 +12,7 @@ from godwit.contract.reasons import Reason
 from godwit.engine.redact import redact, secrets_in
 
 STATEMENT_LIMIT: Final = 300
-"""Characters of a statement that a failure quotes."""
+"""Characters of a statement that an outcome quotes; cut once every secret is out of it."""
 
 
 class StepFailed(Exception):  # noqa: N818  an answer that a step gives, not a defect
@@ -64,7 +64,7 @@ def fail(
             migration=migration,
             file=file,
             line=line,
-            statement=redact(statement.strip(), *secrets)[:STATEMENT_LIMIT],
+            statement=redact(statement.strip(), *secrets),
             sqlstate=sqlstate,
             hint=redact(hint, *secrets),
             blockers=blockers,

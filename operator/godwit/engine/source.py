@@ -29,8 +29,10 @@ from godwit.engine.model import Source
 
 SIZE_LIMIT: Final = 64 * 1024 * 1024
 """Bytes of all scripts together, unpacked; a step's pod has little memory."""
-_DEPTH: Final = 8
-"""Folders in folders that are looked into."""
+_DEPTH: Final = 64
+"""Folders in folders that are looked into; with more of them, nothing is read and that is said."""
+_NAME_LIMIT: Final = 255
+"""Bytes of a file's or folder's name, as of file systems; an archive could hold longer ones."""
 ARCHIVE: Final = ".tar.gz"
 UP_KEY: Final = ".sql"
 DOWN_KEY: Final = ".down.sql"
@@ -102,17 +104,21 @@ class _Files:
     def _entries(self, folder: str) -> Iterator[tuple[str, bool]]:
         """Names in *folder* and whether each is a folder, without what a ConfigMap mount has of its own."""
         try:
-            entries = list(os.scandir(folder))
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith("..") or (entry.is_symlink() and self._leads_back(entry.path)):
+                        continue
+                    yield entry.name, entry.is_dir()
         except OSError as exc:
-            place = os.path.relpath(folder, self.root)
-            what = "The source" if place == "." else place
-            raise _invalid(f"{what} cannot be read: {exc.strerror}.") from None
-        for entry in entries:
-            if entry.name.startswith(".."):
-                continue
-            if entry.is_symlink():
-                self._check_inside(entry.path)
-            yield entry.name, entry.is_dir()
+            where = os.path.relpath(exc.filename or folder, self.root)
+            raise _invalid(
+                f"{'The source' if where == '.' else where} cannot be read: {exc.strerror}."
+            ) from None
+
+    def _leads_back(self, link: str) -> bool:
+        """Whether *link* leads to a folder that it lies in itself, where there would be no end of reading."""
+        self._check_inside(link)
+        return Path(os.path.realpath(Path(link).parent)).is_relative_to(os.path.realpath(link))
 
     def _check_inside(self, path: str) -> None:
         if os.path.commonpath([self.real_root, os.path.realpath(path)]) != self.real_root:
@@ -122,12 +128,14 @@ class _Files:
         """Everything in *folder*, which lies *below* the source; archives only at its top."""
         for name, is_folder in sorted(self._entries(f"{folder}/{below}")):
             path = below + name
-            if is_folder and below.count("/") < _DEPTH:
+            if is_folder and below.count("/") == _DEPTH:
+                raise _invalid(f"{path} lies in more than {_DEPTH} folders.")
+            if is_folder:
                 self._read(folder, f"{path}/")
             elif not below and name.endswith(ARCHIVE):
                 for inner, content in _unpacked(name, self._load(f"{folder}/{name}") or b"", self.wanted):
                     self._add(inner, content)
-            elif not is_folder and self.wanted(path):
+            elif self.wanted(path):
                 self._add(path, self._load(f"{folder}/{path}") or b"")
 
     def _load(self, path: str) -> bytes | None:
@@ -154,6 +162,10 @@ class _Files:
             os.close(handle)
 
     def _add(self, path: str, data: bytes) -> None:
+        if not path.isprintable():
+            raise _invalid(f"The name {path!r} has characters that cannot be shown.")
+        if any(len(part.encode()) > _NAME_LIMIT for part in path.split("/")):
+            raise _invalid(f"The name {path[:40]}… has more than {_NAME_LIMIT} bytes.")
         self.size += len(data)
         if self.size > SIZE_LIMIT:
             raise _invalid(f"The source is larger than {SIZE_LIMIT // 1024**2} MiB.")
@@ -219,7 +231,7 @@ def _members(
     found: dict[tuple[str, ...], bytes] = {}
     size = 0
     try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
+        with tarfile.open(fileobj=io.BytesIO(_inflated(key, data)), mode="r:") as archive:
             for member in archive:
                 parts = tuple(part for part in member.name.split("/") if part not in {"", "."})
                 if member.isdir() or not parts or parts[-1].startswith("._"):  # macOS' own entries
@@ -228,12 +240,21 @@ def _members(
                     raise _invalid(f"{key} holds {member.name!r}, which is not a plain file below it.")
                 size += member.size
                 if size > SIZE_LIMIT:
-                    raise _invalid(f"{key} unpacks to more than {SIZE_LIMIT // 1024**2} MiB.")
+                    raise _too_much(key)
                 if wanted(parts) and (content := archive.extractfile(member)):
                     found[parts] = content.read()
-    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as exc:
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError) as exc:
         raise _invalid(f"{key} is no readable tar.gz archive: {exc}.") from None
     return found
+
+
+def _inflated(key: str, data: bytes) -> bytes:
+    """The tar archive in *data*, never more than the limit: headers too may be made to fill the memory."""
+    with gzip.open(io.BytesIO(data)) as stream:
+        plain = stream.read(SIZE_LIMIT + 1)
+    if len(plain) > SIZE_LIMIT:
+        raise _too_much(key)
+    return plain
 
 
 def _prisma_archive(key: str, data: bytes) -> Iterator[tuple[str, bytes]]:
@@ -259,5 +280,11 @@ def _common_depth(paths: list[tuple[str, ...]]) -> int:
     return depth
 
 
+def _too_much(key: str) -> StepFailed:
+    return _invalid(f"{key} unpacks to more than {SIZE_LIMIT // 1024**2} MiB.")
+
+
 def _invalid(message: str) -> StepFailed:
-    return fail(Reason.SOURCE_INVALID, message, standing="Nothing was run.")
+    """The refusal of the source. A name in *message* may have bytes that are not UTF-8; it is shown."""
+    told = message.encode(errors="backslashreplace").decode()
+    return fail(Reason.SOURCE_INVALID, told, standing="Nothing was run.")

@@ -22,7 +22,7 @@ from godwit.contract.outcome import Failure, RestoreOutcome, StepOutcome, VerbOu
 from godwit.contract.reasons import Reason
 from godwit.contract.request import StepRequest
 from godwit.engine.context import Cancellation, StepContext
-from godwit.engine.errors import StepFailed, fail, from_postgres
+from godwit.engine.errors import STATEMENT_LIMIT, StepFailed, fail, from_postgres
 from godwit.runner.context import make_context, read_raw_request, request_hash, secrets_of, understand
 from godwit.runner.faults import Faults
 from godwit.runner.log import JsonLog, redactor
@@ -44,6 +44,7 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
         texts = {
             k: clean(v) for k in ("message", "standing", "statement", "hint") if (v := getattr(failure, k))
         }
+        texts["statement"] = texts.get("statement", "")[:STATEMENT_LIMIT]
         failure = failure.model_copy(update=texts)
         log.error("step.failed", message=failure.message, failure=failure.to_json())
     else:
@@ -59,7 +60,7 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
     )
     if step.lost():
         return 1
-    return _write(outcome, Path(environ.get(OUTCOME_FILE_VAR, OUTCOME_FILE)), log)
+    return _write(outcome, Path(environ.get(OUTCOME_FILE_VAR, OUTCOME_FILE)), log, clean)
 
 
 class _Step:
@@ -204,10 +205,10 @@ def _budget(request: StepRequest, cancelled: Cancellation) -> Iterator[None]:
         timer.cancel()
 
 
-def _write(outcome: StepOutcome, path: Path, log: JsonLog) -> int:
+def _write(outcome: StepOutcome, path: Path, log: JsonLog, clean: Callable[[str], str]) -> int:
     """Write *outcome*, in place: a Job's termination message is a mounted file. Returns the exit status."""
     try:
-        data = outcome.encode()
+        data = outcome.encode(clean)
     except ValueError as error:
         failure = Failure(reason=Reason.INTERNAL_ERROR, message=str(error))
         data = outcome.model_copy(update={"verbs": (), "failure": failure}).encode()

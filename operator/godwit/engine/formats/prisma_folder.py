@@ -20,8 +20,6 @@ UP: Final = "migration.sql"
 DOWN: Final = "down.sql"
 LOCK: Final = "migration_lock.toml"
 
-_NAME_LIMIT: Final = 255
-"""Characters of `migration_name` in the history table."""
 _PROVIDERS: Final = {"postgresql", "postgres"}
 
 # Punctuation and symbols in the order of the Unicode collation (CLDR root); digits and letters follow.
@@ -83,10 +81,6 @@ def same_script(stored: str, script: Script) -> bool:
 
 
 def _migration(name: str, files: Mapping[str, bytes]) -> Migration:
-    if len(name) > _NAME_LIMIT:
-        raise invalid(f"The name {name[:40]}… has more than {_NAME_LIMIT} characters.")
-    if not name.isprintable():
-        raise invalid(f"The name {name!r} has characters that cannot be shown.")
     down = files.get(f"{name}/{DOWN}")
     return Migration(
         name,
