@@ -233,7 +233,8 @@ class LocalSteps:
         except (OSError, ValueError) as error:
             # ValueError: a variable's value that no process can be given. Its text names none.
             said = error.strerror if isinstance(error, OSError) else str(error)
-            self._show(step, _crashed(f"The step's process could not be started: {said}."))
+            why = f"The step's process could not be started: {said}."
+            self._show(step, StepSeen(StepState.CRASHED, Reason.STEP_CRASHED, why))
             return
         self._show(step, StepSeen(StepState.RUNNING))
         if not step.wanted:
@@ -298,4 +299,4 @@ def _seen(places: Places, status: int) -> StepSeen:
 
 
 def _crashed(message: str) -> StepSeen:
-    return StepSeen(StepState.CRASHED, Reason.STEP_CRASHED, message)
+    return StepSeen(StepState.CRASHED, Reason.STEP_CRASHED, message, exited=True)

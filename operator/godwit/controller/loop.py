@@ -39,6 +39,8 @@ ECHO = 2.0
 """Seconds until an object is looked at whose event says nothing that its own pass did not write."""
 LATER = 1.0
 """The same for a step of which something else than its end was seen."""
+NO_SLOT = 15.0
+"""The same for one that waits for a slot, should whoever was woken before it have no use for one."""
 
 
 def utc_now() -> datetime:
@@ -75,7 +77,7 @@ class Controller:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.queue = WorkQueue(monotonic)
-        self.slots = Slots(max_concurrent_steps)
+        self.slots = Slots(max_concurrent_steps, self._wake)
         self.metrics = Metrics(self.queue, self.slots)
         self._cluster = cluster
         self._observer = Observer(cluster, image)
@@ -159,7 +161,7 @@ class Controller:
         except ConflictError:
             after, result = 0.0, "conflict"
         except NoSlotError:
-            after, result = 0.5, "no slot"
+            after, result = NO_SLOT, "no slot"
         except NotDoneError:  # the status says why
             after, result = self._backoff(key), "not done"
         except (GoneError, UnavailableError, RefusedError, OSError) as error:

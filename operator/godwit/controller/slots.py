@@ -1,10 +1,16 @@
 """How many steps may run at once."""
 
+from collections.abc import Callable
+
 from godwit.controller.queue import Key
 
 
 class NoSlotError(Exception):
-    """As many steps run as may; try again soon."""
+    """As many steps run as may; whoever asked is woken when one has ended."""
+
+
+def _nobody(_: Key) -> None:
+    pass
 
 
 class Slots:
@@ -13,14 +19,19 @@ class Slots:
     After a restart they are learnt as their objects are looked at.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, wake: Callable[[Key], None] = _nobody) -> None:
+        """`wake` is told who has waited for longest, as often as a slot becomes free."""
         self._most = most
+        self._wake = wake
         self._active: dict[tuple[str, str], Key] = {}
+        self._waiting: dict[Key, None] = {}
 
     def enter(self, owner: Key, job: str) -> None:
         """Count a step in; entering twice counts once. Raises NoSlotError when all slots are taken."""
         if (owner.namespace, job) not in self._active and len(self._active) >= self._most:
+            self._waiting[owner] = None
             raise NoSlotError(f"{self._most} steps are running")
+        self._waiting.pop(owner, None)
         self._active[owner.namespace, job] = owner
 
     def learn(self, owner: Key, job: str, *, active: bool) -> None:
@@ -32,12 +43,16 @@ class Slots:
 
     def leave(self, namespace: str, job: str) -> None:
         """Count a step out."""
-        self._active.pop((namespace, job), None)
+        if self._active.pop((namespace, job), None) is not None and self._waiting:
+            first = next(iter(self._waiting))
+            del self._waiting[first]
+            self._wake(first)
 
     def forget(self, owner: Key) -> None:
         """Count out whatever was for an object that is gone: its Jobs go with it, and nobody will say so."""
-        for step in [step for step, whose in self._active.items() if whose == owner]:
-            del self._active[step]
+        self._waiting.pop(owner, None)
+        for namespace, job in [step for step, whose in self._active.items() if whose == owner]:
+            self.leave(namespace, job)
 
     def __len__(self) -> int:
         return len(self._active)

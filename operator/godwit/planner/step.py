@@ -175,9 +175,10 @@ def _held_back(record: StepRecord) -> bool:
 def _still_held_back(record: StepRecord, seen: StepSeen, namespace: str, now: datetime) -> StepProgress:
     """It never started, so it has not crashed: what holds it back is waited for, by attempt after attempt.
 
-    A Job's deadline counts from its creation.
+    A Job's deadline counts from its creation, and spaces the attempts already: without a pod nobody would
+    notice that what was missing is there.
     """
-    wait = backoff(record.attempt, record.job)
+    wait = backoff(record.attempt, record.job, most=30.0)
     update = {"outcome": None, "ended_at": now, "retry_at": now + timedelta(seconds=wait)}
     failure = Failure(reason=Reason.POD_PENDING, message=record.message)
     effects = tidy(record, seen, namespace)

@@ -60,11 +60,11 @@ async def cluster() -> AsyncIterator[Cluster]:
 class Bench:
     """A controller whose time passes when it is told to; events of its own writes reach it."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, **options: int) -> None:
         self.time = 0.0
         self.passes: list[float] = []
         self.cluster = cluster
-        self.controller = Controller(cluster, image="local", monotonic=lambda: self.time)
+        self.controller = Controller(cluster, image="local", monotonic=lambda: self.time, **options)
 
     async def until(self, time: float) -> None:
         while self.time < time:
@@ -163,3 +163,20 @@ async def test_what_is_left_of_an_owner_that_was_made_anew_is_waited_out(
     cluster.found = {**wanted, "metadata": {**copy, **change}}
     with pytest.raises(error):
         await Actor(cluster, Slots(1)).act(about, Create(wanted))
+
+
+async def test_whoever_waits_for_a_slot_is_woken_when_one_is_free_and_asks_seldom_before(cluster: Cluster):
+    delay = cluster.delay_steps(lambda _: True)
+    cluster.add_secret(NAMESPACE, "shop", {"uri": "postgresql://db.invalid/shop"})
+    bench = Bench(cluster, max_concurrent_steps=1)
+    bench.controller.slots.enter(Key("DatabaseBackup", NAMESPACE, "other"), "other")
+    bench.controller.changed(cluster.apply(DATABASE))
+
+    await bench.until(60)
+    assert len(bench.passes) < 10
+    assert cluster.jobs(NAMESPACE) == []
+
+    bench.controller.slots.leave(NAMESPACE, "other")
+    await bench.until(61)
+    assert len(cluster.jobs(NAMESPACE)) == 1
+    delay.release()

@@ -87,14 +87,15 @@ def test_a_step_that_vanished_is_a_question_and_another_attempt_asks_it(before, 
 @pytest.mark.parametrize("seen", [GONE, StepSeen(StepState.CRASHED, message="longer than its deadline")])
 def test_a_step_that_never_started_has_not_crashed_and_waits_on(state, seen):
     # Its Job's own deadline counts also while a Secret, an image, a node or a quota is waited for.
-    held = record("check", state=state, message='secret "db" not found', crashes=MAX_CRASHES - 1)
+    told = {"message": 'secret "db" not found', "crashes": MAX_CRASHES - 1, "attempt": 99}
+    held = record("check", state=state, **told)
     progress = drive(STEP, held, seen, NOW)
     assert progress.failure is not None
     assert (progress.failure.reason, progress.record.crashes) == (Reason.POD_PENDING, MAX_CRASHES - 1)
     assert progress.failure.message == 'secret "db" not found'
     resting = drive(STEP, progress.record, GONE, NOW)
     assert (resting.effects, resting.failure) == ((), progress.failure)
-    assert kinds(drive(STEP, progress.record, GONE, later(minutes=10))) == [StartStep]
+    assert kinds(drive(STEP, progress.record, GONE, later(seconds=40))) == [StartStep]
 
 
 def test_a_container_that_left_an_exit_status_has_started():
