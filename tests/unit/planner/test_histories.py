@@ -270,7 +270,7 @@ def assert_settled(world):
 
 # `make test` looks at some histories; HYPOTHESIS_PROFILE=nightly looks at many.
 NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
-TestHistories = pytest.mark.timeout(3_600 if NIGHTLY else 120)(Histories.TestCase)
+TestHistories = pytest.mark.timeout(3_600 if NIGHTLY else 600)(Histories.TestCase)
 TestHistories.settings = settings(
     max_examples=2_000 if NIGHTLY else 80,
     stateful_step_count=50 if NIGHTLY else 40,
