@@ -23,11 +23,12 @@ def failure_of(call):
 @pytest.mark.parametrize("sql", FORGETS.values(), ids=FORGETS)
 def test_a_script_that_forgets_all_prepared_statements_is_applied_once_and_so_is_what_follows(project, sql):
     project.write("001_users", USERS)
-    project.write("002_forgets", f"{sql}\n")
-    project.write("003_index", "CREATE INDEX users_name ON users (name);")
-    project.write("004_more", "INSERT INTO users VALUES (1, 'a');")
-    assert project.apply().applied == 4
-    assert project.rows() == ["001_users", "002_forgets", "003_index", "004_more"]
+    project.write("002_mail", "ALTER TABLE users ADD mail text;")  # looks at others' locks, as 004 does
+    project.write("003_forgets", f"{sql}\n")
+    project.write("004_index", "CREATE INDEX users_name ON users (name);")
+    project.write("005_more", "INSERT INTO users VALUES (1, 'a');")
+    assert project.apply().applied == 5
+    assert project.rows() == ["001_users", "002_mail", "003_forgets", "004_index", "005_more"]
     assert project.database.psql("SELECT count(*) FROM users") == "1"
     applied = "SELECT migration FROM godwit.journal WHERE event = 'Applied' ORDER BY id"
     assert project.database.psql(applied).split() == project.rows()

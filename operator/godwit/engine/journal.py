@@ -187,8 +187,11 @@ def exists(session: Session) -> bool:
 def check_rights(session: Session) -> bool:
     """Whether there is a journal, after making sure that it can be used, or made where there is none.
 
-    Raises StepFailed(JournalForbidden) with the GRANT to run.
+    A session that found one that it can use does not ask again. Raises StepFailed(JournalForbidden) with the
+    GRANT to run.
     """
+    if session.has_journal:
+        return True
     row = session.execute(_RIGHTS).fetchone()
     schema, tables, may_create, usable, user, database = row or (False, 0, False, False, "", "")
     if not schema and not may_create:
@@ -205,6 +208,9 @@ def check_rights(session: Session) -> bool:
             "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA godwit TO {0}"
         ).format(sql.Identifier(user))
         raise _forbidden(session, "may not use the schema godwit", grant)
+    # In a transaction it may be one that is rolled back again.
+    idle = session.line.info.transaction_status is TransactionStatus.IDLE
+    session.has_journal = bool(tables == 2) and idle
     return bool(tables == 2)
 
 

@@ -69,6 +69,8 @@ class Session:
     backend_pid: int
     repeats: bool = True
     """Whether what is asked again is prepared; not through a pooler, which hands the connection on."""
+    has_journal: bool = field(default=False, init=False)
+    """Whether this session found a journal here that it can use."""
     _message: Message | None = field(default=None, init=False, repr=False)
     _prepared: dict[Repeated, tuple[Answer, bytes]] = field(default_factory=dict, init=False, repr=False)
 
