@@ -67,8 +67,8 @@ class Reporter:
         if self._over.wait(_FIRST_SECONDS):
             return
         session: Session | None = None
-        with contextlib.suppress(StepFailed):
-            session = self._ctx.open(cancellable=False)
+        with contextlib.suppress(StepFailed, psycopg.Error):
+            session = self._ctx.open(cancellable=False).as_login()
         try:
             lag = ReplicaLag()
             while True:

@@ -160,6 +160,14 @@ class Session:
                     return
                 time.sleep(_LOOK_S)
 
+    def as_login(self) -> Self:
+        """The same without `connection.role`, which need not have the login's rights.
+
+        To see and to signal the login's other sessions takes these. Raises psycopg.Error.
+        """
+        self.execute("SET ROLE NONE")
+        return self
+
     def close(self) -> None:
         """Close the connection; what was not committed is rolled back by the server."""
         self.line.close()

@@ -25,13 +25,15 @@ _CATCHING_SECONDS: Final = 2.0
 """How long a script may go on that catches the cancel (`EXCEPTION WHEN query_canceled`)."""
 
 # The modes that conflict with ROW EXCLUSIVE (writers) or ACCESS SHARE (readers): manual, table 13.2. The
-# history table is locked against other migrators on purpose, and the application does not use it.
+# history table is locked against other migrators on purpose, and the application does not use it. To lock a
+# sequence keeps those out who insert.
 _LOOK: Final = """
 SELECT held.*, (SELECT wait_event_type = 'Lock' FROM pg_stat_get_activity(%(pid)s))
   FROM (VALUES (1)) AS one LEFT JOIN LATERAL (
 SELECT l.relation::regclass::text, l.mode
   FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE l.pid = %(pid)s AND l.granted AND l.locktype = 'relation' AND c.relkind IN ('r', 'p', 'm')
+ WHERE l.pid = %(pid)s AND l.granted AND l.locktype = 'relation'
+   AND c.relkind IN ('r', 'p', 'm', 'v', 'f', 'S')
    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
    AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
    AND n.nspname NOT IN ('pg_catalog', 'pg_toast', 'information_schema', 'godwit')
@@ -101,8 +103,8 @@ class HoldWatch:
                 if not armed_at or time.monotonic() - armed_at < _POLL_SECONDS:
                     continue
                 if not opened:
-                    with contextlib.suppress(StepFailed):
-                        session = self._ctx.open(cancellable=False)
+                    with contextlib.suppress(StepFailed, psycopg.Error):
+                        session = self._ctx.open(cancellable=False).as_login()
                     opened = True
                 session = self._watch(session, block, armed_at)
         finally:
