@@ -7,7 +7,7 @@ that has been in its transaction for longer than `lock_timeout`: the try is not 
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final
@@ -253,13 +253,30 @@ SELECT nullif(b.pid, 0), coalesce(a.application_name, ''), coalesce(a.usename::t
        coalesce((SELECT min(l.relation::regclass::text) FROM pg_locks l
                   WHERE l.pid = %(pid)s AND NOT l.granted AND l.locktype IN ('relation', 'tuple')), ''),
        coalesce((SELECT min(l.mode) FROM pg_locks l WHERE l.pid = %(pid)s AND NOT l.granted), ''),
-       extract(epoch FROM clock_timestamp() - a.xact_start)::float8, '', a.query_start, coalesce(a.query, '')
+       extract(epoch FROM clock_timestamp() - a.xact_start)::float8,
+       coalesce((SELECT min(l.virtualxid) FROM pg_locks l
+                  WHERE l.pid = b.pid AND l.virtualxid = l.virtualtransaction), ''),
+       a.query_start, coalesce(a.query, '')
   FROM unnest(pg_blocking_pids(%(pid)s)) AS b (pid) LEFT JOIN pg_stat_activity a ON a.pid = b.pid"""
 
 
 def waited_for(session: Session, pid: int) -> list[Blocker]:
     """Whom the server process *pid* waits for now, holders of row locks included. Raises psycopg.Error."""
     return [Blocker(*row) for row in session.execute(_WAITED_FOR, {"pid": pid})]
+
+
+# Each transaction holds a lock on its own virtual number until it ends (manual, section 54.12).
+_STILL: Final = """
+SELECT l.virtualxid, extract(epoch FROM clock_timestamp() - a.xact_start)::float8
+  FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
+ WHERE l.virtualxid = l.virtualtransaction AND l.virtualxid = ANY (%s)"""
+
+
+def still_there(session: Session, seen: Sequence[Blocker]) -> list[Blocker]:
+    """Those of *seen* whose transactions have not ended. Raises psycopg.Error."""
+    wanted = [b.transaction for b in seen if b.transaction]
+    ages: dict[str, float | None] = dict(session.execute(_STILL, [wanted]).fetchall()) if wanted else {}
+    return [replace(b, age=ages[b.transaction]) for b in seen if b.transaction in ages]
 
 
 def named(seen: Sequence[Blocker]) -> str:

@@ -7,7 +7,7 @@ from typing import Final
 
 from godwit.contract.policy import Policy
 from godwit.contract.reasons import Reason
-from godwit.engine.blockers import Blocker, Look, holders, look, named
+from godwit.engine.blockers import Blocker, Look, holders, look, named, still_there
 from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed, fail
 from godwit.engine.model import Statement
@@ -29,17 +29,19 @@ class Patience:
         self._statements = statements
         self._deadline = time.monotonic() + policy.lock_budget_ms / 1000
         self._tries = 0
+        self._met: Sequence[Blocker] = ()
+        """Whom the last try waited for: the server locks more than a statement says."""
         self._first_seen: dict[tuple[int | None, str], float] = {}
 
     def until_free(self, *, standing: str) -> Look:
-        """Wait until no holder older than lock_timeout conflicts; the last look.
+        """Wait until no holder older than lock_timeout conflicts, nor any that a try has met; the last look.
 
         Raises StepFailed(LockBudgetExceeded).
         """
         told = False
         while True:
             seen = look(self._session, self._statements)
-            long = [b for b in seen.blockers if self._is_long(b)]
+            long = [b for b in seen.blockers if self._is_long(b)] or still_there(self._session, self._met)
             if not long:
                 return seen
             if time.monotonic() >= self._deadline:
@@ -57,6 +59,7 @@ class Patience:
         seen = waited_for or look(self._session, self._statements).blockers
         if time.monotonic() >= self._deadline:
             raise self.spent(seen, standing=standing)
+        self._met = waited_for
         low, high = _BACKOFF_SECONDS
         seconds = min(high, low * 2**self._tries) * random.uniform(0.5, 1)  # noqa: S311  jitter, no secret
         self._tries += 1

@@ -1,0 +1,63 @@
+"""Nobody queues twice behind the same long holder, and no script queues for longer than lock_timeout."""
+
+import threading
+
+import psycopg
+import pytest
+from standby import until
+
+from godwit.contract.reasons import Reason
+from godwit.engine.errors import StepFailed
+
+SETUP = """
+CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY, a int CONSTRAINT b_a REFERENCES a);
+CREATE TABLE p (id int) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (9);"""
+
+
+@pytest.fixture
+def tables(project):
+    """A project whose first migration made the tables."""
+    project.write("001_tables", SETUP)
+    project.deploy("u1")
+    return project
+
+
+def refused(project, **changes):
+    policy = project.policy(**changes)
+    plan = project.plan(policy=policy)
+    with pytest.raises(StepFailed) as raised:
+        project.apply("u2", plan=plan, policy=policy)
+    return raised.value.failure
+
+
+@pytest.mark.parametrize(
+    ("sql", "reader"),
+    [
+        ("ALTER TABLE p ADD x int", "SELECT * FROM p1"),
+        ("ALTER TABLE b DROP CONSTRAINT b_a", "SELECT * FROM a"),
+    ],
+)
+def test_whom_only_a_try_could_find_is_waited_for_outside_the_server_from_then_on(tables, sql, reader):
+    """What the server locks besides is not in the statement: the first try meets it, and no other does."""
+    tables.write("002_x", sql)
+    with psycopg.connect(tables.uri, application_name="report") as other:
+        other.execute(reader)
+        failure = refused(tables, lock_timeout_ms=1_000, lock_budget_ms=3_000)
+    told = [event for event, _ in tables.log.events if event.startswith("lock.")]
+    assert told == ["lock.refused", "lock.busy"]
+    assert failure.reason is Reason.LOCK_BUDGET_EXCEEDED
+    assert [b.application for b in failure.blockers] == ["report"]
+
+
+def test_a_try_is_made_again_once_the_one_that_it_met_has_gone(tables):
+    tables.write("002_x", "ALTER TABLE p ADD x int")
+    with psycopg.connect(tables.uri) as other:
+        other.execute("SELECT * FROM p1")
+        policy = tables.policy(lock_timeout_ms=500, lock_budget_ms=60_000)
+        plan = tables.plan(policy=policy)
+        step = threading.Thread(target=tables.apply, args=("u2",), kwargs={"plan": plan, "policy": policy})
+        step.start()
+        until(lambda: "lock.busy" in [event for event, _ in tables.log.events])
+        other.rollback()
+        step.join(30)
+    assert tables.rows() == ["001_tables", "002_x"]
