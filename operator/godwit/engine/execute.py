@@ -70,7 +70,7 @@ def transactional(
             if met.ours and met.error.sqlstate == FORGOTTEN and run.session.repeats:
                 run.session.repeats = False  # the script did DEALLOCATE ALL: again, without what it took away
                 continue
-            if met.error.sqlstate in _BUSY and not run.watch.fired:
+            if run.watch.queued or (met.error.sqlstate in _BUSY and not run.watch.fired):
                 if met.worked * 1000 > run.policy.max_lock_hold_ms:
                     raise _not_again(patience, run, piece, met, standing) from met.error
                 with about(piece):

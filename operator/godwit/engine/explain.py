@@ -24,10 +24,17 @@ _ONLY_TOGETHER: Final = {"55P04", "55006", "53200", "2D000"}
 
 def held_too_long(run: Run, piece: Piece, *, standing: str = ROLLED_BACK) -> StepFailed:
     """The failure of a migration that the watch has cut off."""
-    seconds, what = run.policy.max_lock_hold_ms / 1000, run.watch.fired or "its locks"
+    what, policy = run.watch.fired or "its locks", run.policy
+    if run.watch.queued:
+        told = (
+            f"waited for {what} for longer than lockTimeout ({policy.lock_timeout_ms / 1000:g} s), and others"
+        )
+        told += " behind it"
+    else:
+        told = f"held {what} for longer than maxLockHold ({policy.max_lock_hold_ms / 1000:g} s)"
     return fail(
         Reason.LOCK_HOLD_EXCEEDED,
-        f"{piece.migration} held {what} for longer than maxLockHold ({seconds:g} s).",
+        f"{piece.migration} {told}.",
         standing=standing,
         migration=piece.migration,
         file=piece.file,

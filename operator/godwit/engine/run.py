@@ -34,7 +34,7 @@ class Run:
 @contextlib.contextmanager
 def start_run(ctx: StepContext, session: Session, policy: Policy, verb: str) -> Iterator[Run]:
     """A run on *session*, which holds the migration lock."""
-    watch = HoldWatch(ctx, session, policy.max_lock_hold_ms)
+    watch = HoldWatch(ctx, session, policy)
     key = ctx.format.advisory_key(session)
     reporter = Reporter(ctx, session)
     try:

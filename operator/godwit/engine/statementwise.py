@@ -17,7 +17,7 @@ from godwit.engine.batch import may_end
 from godwit.engine.blockers import named, old_transactions
 from godwit.engine.errors import STATEMENT_LIMIT, StepFailed, fail
 from godwit.engine.execute import Part, rolled_back, set_limits, transactional
-from godwit.engine.explain import explain
+from godwit.engine.explain import about, explain
 from godwit.engine.journal import Entry, Event
 from godwit.engine.judge import State, Subject, Verdict, invalid_namesake, look, note, subject
 from godwit.engine.lock import waiters
@@ -212,6 +212,8 @@ class _Step:
         if announced is not None and self.resolve(what, announced, patience):
             return
         while True:
+            with about(self.piece):
+                patience.until_free(standing=self.standing)
             if invalid_namesake(run.session, what):
                 raise _keeps_invalid(self.piece, what)
             if what.kind:
@@ -226,7 +228,8 @@ class _Step:
             except ScriptError as met:
                 rolled_back(run.session)
                 failed = explain(run, self.piece, met, standing=self.standing)
-                if what.kind and met.error.sqlstate == _CANCELED and failed.failure.terminal:
+                cut_off = met.error.sqlstate == _CANCELED and not run.watch.fired
+                if what.kind and cut_off and failed.failure.terminal:
                     failed = self.budget_spent(patience)
                 if not failed.failure.terminal:
                     raise failed from met.error
@@ -235,9 +238,10 @@ class _Step:
                     self.progress.sent.pop(self.statement.index)
                 elif self.resolve(what, before, patience, failed):
                     return
-                if met.error.sqlstate != _DEADLOCK:
+                if met.error.sqlstate != _DEADLOCK and not run.watch.queued:
                     raise failed from met.error
-                patience.after_refusal((), standing=self.standing)
+                with about(self.piece):
+                    patience.after_refusal(run.watch.waited_for, standing=self.standing)
                 continue
             run.point("after_statement")
             self.done()
@@ -261,10 +265,12 @@ class _Step:
         return StepFailed(failed.model_copy(update=told))
 
     def send(self) -> None:
-        """Send it outside a transaction; it waits for others by itself, so lock_timeout is off."""
+        """Send it outside a transaction; it may wait for others by itself, so lock_timeout is off."""
         try:
             set_limits(self.run, local=False, concurrent=True)
-            send(self.run.session, self.piece.body)
+            # Cut off only for a lock that is seen: what it does cannot always be taken back.
+            with self.run.watch.armed(cautious=False):
+                send(self.run.session, self.piece.body)
             set_limits(self.run, local=False)
             self.run.session.flush()
         except psycopg.Error as exc:
@@ -314,7 +320,8 @@ class _Step:
         while True:
             set_limits(self.run, local=False)
             try:
-                self.run.session.conn.execute(verdict.finish.encode())
+                with self.run.watch.armed(cautious=False):
+                    self.run.session.conn.execute(verdict.finish.encode())
             except psycopg.Error as exc:
                 rolled_back(self.run.session)
                 failed = explain(self.run, self.piece, ScriptError(exc, 0), standing=self.standing)
@@ -326,7 +333,8 @@ class _Step:
             if failed.failure.sqlstate not in _BUSY:
                 raise self.half_done(failed, half, f"{verdict.finish};")
             try:
-                patience.after_refusal((), standing=self.standing)
+                patience.after_refusal(self.run.watch.waited_for, standing=self.standing)
+                patience.until_free(standing=self.standing)
             except StepFailed as spent:
                 if not spent.failure.terminal:
                     raise

@@ -61,3 +61,53 @@ def test_a_try_is_made_again_once_the_one_that_it_met_has_gone(tables):
         other.rollback()
         step.join(30)
     assert tables.rows() == ["001_tables", "002_x"]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SET lock_timeout = 0; SET statement_timeout = 0; ALTER TABLE a ADD x int;",
+        "VACUUM FULL a",
+    ],
+)
+def test_a_script_that_sets_lock_timeout_aside_does_not_queue_for_longer_and_is_tried_again(tables, sql):
+    """As pg_dump's own scripts do; and what cannot run in a transaction has no lock_timeout at all."""
+    tables.write("002_x", sql)
+    with psycopg.connect(tables.uri, application_name="report") as other:
+        before = {"apply.before_script", "apply.before_statement"}
+        tables.point = lambda name: other.execute("SELECT * FROM a") if name in before else None
+        failure = refused(tables, lock_timeout_ms=300, lock_budget_ms=3_000)
+    assert failure.reason is Reason.LOCK_BUDGET_EXCEEDED
+    assert [b.application for b in failure.blockers] == ["report"]
+    told = [event for event, _ in tables.log.events if event.startswith("lock.")]
+    assert told == ["lock.refused", "lock.busy"]
+    assert tables.rows()[1:] in ([], ["002_x~"])
+
+
+@pytest.mark.parametrize(
+    ("work", "said"),
+    [
+        (
+            "ALTER TABLE a ADD x int",
+            "waited for AccessExclusiveLock on a for longer than lockTimeout (0.3 s)",
+        ),
+        ("ALTER TABLE p ADD x int; PERFORM pg_sleep(120)", "for longer than maxLockHold (0.4 s)"),
+    ],
+)
+def test_a_script_that_commits_by_itself_keeps_nobody_out_for_longer(tables, work, said):
+    tables.write("002_x", f"DO $$ BEGIN COMMIT; {work}; END $$")
+    with psycopg.connect(tables.uri) as other:
+        other.execute("SELECT * FROM a")
+        failure = refused(tables, lock_timeout_ms=300, lock_budget_ms=3_000, max_lock_hold_ms=400)
+    assert failure.reason is Reason.PARTIALLY_APPLIED  # nobody knows what it did before
+    assert said in failure.message
+
+
+def test_a_detach_that_meets_a_reader_of_the_partition_does_not_queue_for_longer(tables):
+    tables.write("002_x", "ALTER TABLE p DETACH PARTITION p1 CONCURRENTLY;")
+    with psycopg.connect(tables.uri, application_name="report") as other:
+        other.execute("SELECT * FROM p1")
+        failure = refused(tables, lock_timeout_ms=300, lock_budget_ms=3_000)
+    assert [b.application for b in failure.blockers] == ["report"]
+    assert failure.reason is Reason.PARTIALLY_APPLIED
+    assert "p1 is detached half way" in failure.message
