@@ -2,6 +2,7 @@
 
 import pytest
 
+from godwit.contract.policy import SqlCheck
 from godwit.contract.reasons import Reason
 from godwit.engine.errors import StepFailed
 
@@ -81,3 +82,27 @@ def test_what_a_script_left_changed_is_named_with_both_values(project):
     assert 'search_path from "public" to pg_catalog' in failure.message
     assert (failure.migration, outcome.applied) == ("002_path", 1)
     assert project.database.psql("SELECT to_regclass('public.b') IS NULL") == "t"
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SET LOCAL ROLE {other}; CREATE TABLE mine (id int);",
+        "SELECT set_config('role', '{other}', true); CREATE TABLE mine (id int);",
+    ],
+)
+def test_a_role_that_a_script_takes_for_itself_need_not_write_the_history(project, role, sql):
+    other = role("other")
+    project.database.psql(f"GRANT CREATE ON SCHEMA public TO {other}")
+    project.write("1_a", "CREATE TABLE a (id int);")
+    project.deploy("u1")
+    project.write("2_mine", sql.format(other=other))
+    project.deploy("u2")
+    assert project.database.psql("SELECT relowner::regrole FROM pg_class WHERE relname = 'mine'") == other
+    assert project.rows() == ["1_a", "2_mine"]
+
+
+def test_a_check_before_commit_means_the_sessions_own_schema(project):
+    project.write("1_a", "CREATE SCHEMA side; SET LOCAL search_path = side; CREATE TABLE a (id int);")
+    checks = (SqlCheck(name="side", sql="SELECT to_regclass('a') IS NULL"),)
+    project.deploy("u1", policy=project.policy(checks=checks))

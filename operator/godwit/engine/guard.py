@@ -101,6 +101,10 @@ class Guard:
             self._unchanged,
             {"txid": before.txid, "tables": before.tables, "moved": moved, "who": self._who},
         )
+        if moved:  # what is checked and recorded from here on is not the script's own
+            path, _, user, role = json.loads(self._who)
+            for name, value in (("session_authorization", user), ("role", role), ("search_path", path)):
+                self._session.later("SELECT set_config(%s, %s, true)", (name, value))
 
     def judge(self, before: Opened, error: psycopg.Error, statements: Sequence[Statement]) -> None:
         """Whether *error* is that of a `demand`: what is wrong can still be rolled back.
