@@ -216,7 +216,8 @@ def set_limits(
     elif any(s.locks for s in statements):
         limits["idle_in_transaction_session_timeout"] = policy.max_lock_hold_ms
         if all_lock(statements) and not policy.statement_timeout_ms:
-            limits["statement_timeout"] = policy.max_lock_hold_ms
+            # One statement waits, and then holds.
+            limits["statement_timeout"] = policy.lock_timeout_ms + policy.max_lock_hold_ms
     for name, value in limits.items():
         run.session.later(f"SET {'LOCAL' if local else 'SESSION'} {name} = {value}".encode())
 

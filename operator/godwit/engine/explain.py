@@ -59,10 +59,10 @@ def explain(run: Run, piece: Piece, met: ScriptError, *, standing: str) -> StepF
             migration=piece.migration,
             file=piece.file,
         )
-    if error.sqlstate == _CANCELED and all_lock(piece.statements) and not run.policy.statement_timeout_ms:
-        return held_too_long(
-            run, piece, standing=standing
-        )  # the server's own clock was faster than the watch
+    by_clock = all_lock(piece.statements) and met.worked * 1000 > run.policy.max_lock_hold_ms
+    if error.sqlstate == _CANCELED and by_clock and not run.policy.statement_timeout_ms:
+        # The server's own clock was faster than the watch; sooner it was somebody else's cancel.
+        return held_too_long(run, piece, standing=standing)
     failed = from_postgres(
         error,
         default=Reason.MIGRATION_FAILED,

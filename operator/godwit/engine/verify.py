@@ -45,6 +45,7 @@ def verify_verb(ctx: StepContext, verb: VerifyInput) -> VerifyOutcome:
             run_checks(session, verb.checks, Reason.VERIFY_FAILED, standing=_UNTOUCHED)
             _no_invalid_index(session, ctx.request.operation)
         except StepFailed as failed:
+            ctx.cancelled.check(standing=_UNTOUCHED)  # a check that was cut off has not failed
             ownership.end_failed(session, ctx.request, verb.verb, failed.failure)
             raise failed.beside(outcome) from None
         ctx.point("verify.before_record")
