@@ -27,6 +27,7 @@ def statements(sql):
         ("CREATE TABLE c (id int REFERENCES b)", "DELETE FROM b", ["b"]),
         ("CREATE TRIGGER t AFTER INSERT ON a EXECUTE FUNCTION f()", "SELECT * FROM a", []),
         ("DROP TABLE a; DROP TABLE b", "SELECT * FROM a, b", ["a", "b"]),
+        ("ALTER INDEX a_pkey RENAME TO a_key", "SELECT * FROM a", []),
         ("ALTER TABLE missing ADD x int", "SELECT * FROM a", []),
     ],
 )

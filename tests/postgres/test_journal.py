@@ -229,6 +229,30 @@ def test_an_earlier_attempt_of_the_same_step_is_recognised(database, ctx, sessio
         pytest.fail("the lock was given twice")
 
 
+def test_another_run_whose_name_is_cut_to_the_same_is_not_taken_for_an_earlier_attempt(database):
+    name = "billing-service-with-a-name-that-fills-it-all"
+
+    def run(number):
+        owner = ObjectRef(
+            kind="MigrationRun", namespace="payments-production", name=f"{name}-{number}", uid=""
+        )
+        return step(database.uri, object=owner)
+
+    first, second = run(1), run(2)
+    with (
+        first.session(writing=True) as session,
+        migration_lock(first, session),
+        second.session(writing=True) as later,
+        pytest.raises(StepFailed) as caught,
+        migration_lock(second, later, wait_seconds=0),
+    ):
+        pytest.fail("the lock was given twice")
+    assert (
+        f"process {session.backend_pid} (godwit apply#1 payments-production/" in caught.value.failure.message
+    )
+    assert "this very step" not in caught.value.failure.message
+
+
 def test_sessions_that_wait_inside_the_server_are_listed(database, ctx, session):
     with migration_lock(ctx, session), psycopg.connect(database.uri, autocommit=True) as prisma:
         waiting = threading.Thread(target=prisma.execute, args=("SELECT pg_advisory_lock(72707369)",))

@@ -45,7 +45,9 @@ _WORK: Final = {
 }
 
 # A DROP INDEX locks the index's table, and a DROP TABLE those that its foreign keys point to: what only the
-# catalog knows. An autovacuum gives way by itself when somebody waits for its table (manual, section 25.1.6).
+# catalog knows. An autovacuum gives way by itself when somebody waits for its table (manual, section 25.1.6),
+# unless the table is so old that it must be. Of a process without a user a plain role sees nothing else, and
+# none but an autovacuum's has a lock on a table.
 # LOCK TABLE takes tables alone, of a role that may write them (manual, LOCK).
 _LOOK: Final = """
 WITH named AS (
@@ -71,7 +73,9 @@ SELECT CASE WHEN c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'in
      WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
        AND l.relation = w.relation AND l.mode = ANY (string_to_array(w.conflicts, ','))
-       AND coalesce(a.backend_type, '') <> 'autovacuum worker'
+       AND NOT (a.pid IS NOT NULL AND a.usesysid IS NULL
+                AND coalesce(a.backend_type, 'autovacuum worker') = 'autovacuum worker'
+                AND age(c.relfrozenxid) <= current_setting('autovacuum_freeze_max_age')::int)
   ) h ON true"""
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from godwit.stores.base import Store
 
 # NAMEDATALEN - 1: the server cuts application_name there (manual, section 20.8).
-_APPLICATION_NAME_LIMIT = 63
+APPLICATION_NAME_LIMIT = 63
 
 
 class Log(Protocol):
@@ -166,7 +166,7 @@ class StepContext:
         """How the step's sessions are called in pg_stat_activity: who, which step, which attempt."""
         owner = self.request.object
         name = f"godwit {self.request.step}#{self.request.attempt} {owner.namespace}/{owner.name}"
-        return name[:_APPLICATION_NAME_LIMIT]
+        return name[:APPLICATION_NAME_LIMIT]
 
     def open(
         self, *, writing: bool = False, database: str | None = None, cancellable: bool = True

@@ -17,7 +17,6 @@ from godwit.engine import journal
 from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed, fail, from_postgres
 from godwit.engine.holding import held
-from godwit.engine.maintenance import unhurried
 from godwit.engine.manifest import SUFFIX, Manifest, read_manifest, write_manifest
 from godwit.engine.programs import CHUNK, bare_environment, environment, major, running, version
 from godwit.engine.session import Session
@@ -157,7 +156,6 @@ def _again(
 def _dump(ctx: StepContext, store: Store, verb: BackupInput, session: Session, dump_version: str) -> Manifest:
     facts: dict[str, Any] = {}
     try:
-        unhurried(session)
         session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         snapshot = current_snapshot(session)
         session.execute(f"SET LOCAL lock_timeout = '{LOCK_WAIT_S}s'")

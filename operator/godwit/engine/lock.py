@@ -11,7 +11,7 @@ import psycopg
 
 from godwit.contract.reasons import Reason
 from godwit.engine import journal
-from godwit.engine.context import StepContext
+from godwit.engine.context import APPLICATION_NAME_LIMIT, StepContext
 from godwit.engine.errors import StepFailed, fail, utc
 from godwit.engine.session import Session
 
@@ -71,7 +71,9 @@ def _held(ctx: StepContext, session: Session, key: int, waited: float) -> StepFa
     holders = session.execute(_ON_KEY, {"key": key, "granted": True}).fetchall()
     texts = []
     for pid, name, user, since in holders:
-        ours = _ATTEMPT.sub("", name) == _ATTEMPT.sub("", ctx.application_name)
+        # A long name was cut, and may be another run's.
+        whole = len(name) < APPLICATION_NAME_LIMIT
+        ours = whole and _ATTEMPT.sub("", name) == _ATTEMPT.sub("", ctx.application_name)
         texts.append(
             f"process {pid} ({name or 'no application name'}, user {user or 'hidden'}, connected since "
             f"{utc(since) if since else 'hidden'}"

@@ -110,6 +110,8 @@ def _exclusive(tag: str, node: Node, own: str) -> Iterator[str]:
             yield own
         case "VacuumStmt" if option(node, "full"):
             yield from (relation(item["VacuumRelation"].get("relation")) for item in node.get("rels", ()))
+        case "RenameStmt" if node["renameType"] == "OBJECT_INDEX":
+            pass  # SHARE UPDATE EXCLUSIVE, on the index alone (manual, ALTER INDEX)
         case "ClusterStmt" | "RuleStmt" | "RenameStmt" | "AlterObjectSchemaStmt":
             yield own
         case "CreatePolicyStmt" | "AlterPolicyStmt":

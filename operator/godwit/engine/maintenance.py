@@ -47,17 +47,6 @@ def lock_key(database: str) -> int:
     return int.from_bytes(hashlib.sha256(f"godwit restore {database}".encode()).digest()[:8], "big") >> 1
 
 
-def unhurried(session: Session) -> None:
-    """Let *session* wait, and read, for as long as a dump or a restore takes, whatever limits it was given.
-
-    Both limits are newer than the oldest server that is served, so that they cannot be given at connect.
-    """
-    if session.server_version >= 140_000:
-        session.execute("SET idle_session_timeout = 0")
-    if session.server_version >= 170_000:
-        session.execute("SET transaction_timeout = 0")
-
-
 @contextlib.contextmanager
 def maintenance_session(ctx: StepContext, live: str, *, cancellable: bool = True) -> Iterator[Session]:
     """A session on another database of the server: a database cannot be renamed from within."""
@@ -74,7 +63,6 @@ def maintenance_session(ctx: StepContext, live: str, *, cancellable: bool = True
                 continue
             raise
         try:
-            unhurried(session)
             yield session
         finally:
             ctx.cancelled.unregister(session.stop)

@@ -23,7 +23,7 @@ from godwit.engine.errors import StepFailed, fail, from_postgres, utc
 from godwit.engine.fence import Fence, closed_by_others, lift
 from godwit.engine.lock import check_fence, migration_lock
 from godwit.engine.loss_since import loss_refusal
-from godwit.engine.maintenance import Names, lock_key, maintenance_session, unhurried
+from godwit.engine.maintenance import Names, lock_key, maintenance_session
 from godwit.engine.manifest import Manifest, read_manifest
 from godwit.engine.obstacles import swap_obstacles
 from godwit.engine.programs import major, version
@@ -152,7 +152,6 @@ def _replace(job: _Job, session: Session) -> RestoreOutcome:
     """Count, build, verify, close, count again, rename; *session* is on another database of the server."""
     ctx = job.ctx
     with ctx.session(writing=True) as live, migration_lock(ctx, live):
-        unhurried(live)
         check_fence(ctx, live)
         ownership.take_turn(live, ctx.request, job.verb.verb, process=ctx.process)
         ownership.claim(live, ctx.request)
@@ -171,7 +170,6 @@ def _replace(job: _Job, session: Session) -> RestoreOutcome:
             _judge(job, live)
             _build(job, session)
             with ctx.session(writing=True, database=job.names.building) as restored:
-                unhurried(restored)
                 return _swap(job, session, live, restored)
         except StepFailed as failed:
             ownership.end_failed(live, ctx.request, job.verb.verb, failed.failure)

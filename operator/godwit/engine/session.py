@@ -49,6 +49,16 @@ SELECT pg_backend_pid(), pg_is_in_recovery(), current_setting('server_version_nu
   FROM pg_database AS d
  WHERE d.datname = current_database()"""
 
+# What an ALTER ROLE or ALTER DATABASE set for the application and a step cannot live with: it waits between
+# two statements, what it says is committed must survive a crash, and psycopg reads ISO dates. Set here and
+# not at connect, where ISO would bring its own order of day and month.
+_OURS: Final = """
+SELECT set_config(name, value, false)
+  FROM (VALUES ('idle_session_timeout', '0', '^[^0]'), ('transaction_timeout', '0', '^[^0]'),
+               ('synchronous_commit', 'local', '^off$'), ('DateStyle', 'ISO', '^(?!ISO)'))
+       AS ours (name, value, instead_of)
+ WHERE current_setting(name, true) ~ instead_of"""
+
 
 @dataclass
 class Session:
@@ -306,15 +316,12 @@ def _ready(
                 f"{name} on {_where(conn)} is {identity.key}, but {expected.key} was planned for.",
                 standing="Nothing was changed.",
             )
-    if not (conn.info.parameter_status("DateStyle") or "ISO").startswith("ISO"):
-        # The driver reads times in this style only. Whether the day or the month comes first in what a script
-        # writes stays as the database has it; given at connect, the style would take that along.
-        conn.execute("SET DateStyle = 'ISO'")
     if version >= 140_000:
         # The server notices within 2 s that a step was killed, instead of finishing its statement under lock
         # (manual, section 20.3.2). Not on every operating system of a server, hence the suppression.
         with contextlib.suppress(psycopg.errors.InvalidParameterValue):
             conn.execute("SET client_connection_check_interval = '2s'")
+    conn.execute(_OURS)
     return Session(conn, identity, version, target.schema, target, pid, repeats=not connection.pooler)
 
 

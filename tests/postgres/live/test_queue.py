@@ -71,7 +71,7 @@ def test_a_try_is_made_again_once_the_one_that_it_met_has_gone(tables):
     ],
 )
 def test_a_script_that_sets_lock_timeout_aside_does_not_queue_for_longer_and_is_tried_again(tables, sql):
-    """As pg_dump's own scripts do; and what cannot run in a transaction has no lock_timeout at all."""
+    """As pg_dump's own scripts do; and VACUUM FULL, which cannot run in a transaction."""
     tables.write("002_x", sql)
     with psycopg.connect(tables.uri, application_name="report") as other:
         before = {"apply.before_script", "apply.before_statement"}
@@ -87,10 +87,7 @@ def test_a_script_that_sets_lock_timeout_aside_does_not_queue_for_longer_and_is_
 @pytest.mark.parametrize(
     ("work", "said"),
     [
-        (
-            "ALTER TABLE a ADD x int",
-            "waited for AccessExclusiveLock on a for longer than lockTimeout (0.3 s)",
-        ),
+        ("ALTER TABLE a ADD x int", "canceling statement due to lock timeout"),
         ("ALTER TABLE p ADD x int; PERFORM pg_sleep(120)", "for longer than maxLockHold (0.4 s)"),
     ],
 )
