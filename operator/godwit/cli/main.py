@@ -92,6 +92,7 @@ def plan(
     from godwit.cli.plan import document_of, outdated, render
     from godwit.cli.reading import migration_with_plan
     from godwit.cli.table import condition
+    from godwit.cli.terminal import say
     from godwit.cluster.port import UnavailableError
 
     try:
@@ -103,7 +104,7 @@ def plan(
     if not found.get("status", {}).get("plan"):
         ready = condition(found, "Ready")
         _fail(f"{name} has no plan yet. {ready.get('message') or ready.get('reason') or ''}".rstrip(), 1)
-    typer.echo(render(found, document_of(document)))
+    say(render(found, document_of(document)))
     if why := outdated(found):
         _fail(f"This plan may be of an earlier spec or source. {why}", 1)
 
@@ -127,6 +128,7 @@ def status(
 
     from godwit.cli.reading import migrations_with_runs
     from godwit.cli.status import Exit, report
+    from godwit.cli.terminal import say
     from godwit.cluster.port import UnavailableError
 
     try:
@@ -138,7 +140,7 @@ def status(
             f"There is no DatabaseMigration {f'{name} ' if name else ''}in namespace {where}.", Exit.STALLED
         )
     text, worst = report(found, datetime.now(UTC), runs)
-    typer.echo(text)
+    say(text)
     raise typer.Exit(worst)
 
 
@@ -256,7 +258,9 @@ def _place(kubeconfig: str | None, context: str | None, namespace: str | None) -
 
 def _fail(message: str, status: int) -> NoReturn:
     """Say on standard error why there is nothing to print, and end."""
-    typer.echo(message, err=True)
+    from godwit.cli.terminal import say
+
+    say(message, err=True)
     raise typer.Exit(status)
 
 
