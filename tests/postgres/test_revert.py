@@ -269,19 +269,6 @@ def test_what_taking_back_loses(project, up, down, write, lost):
     assert project.database.dump() == before
 
 
-def test_where_the_server_counts_no_changes_nothing_is_known_to_be_lossless(project):
-    project.database.psql(f'ALTER DATABASE "{project.database.name}" SET track_counts = off')
-    project.write("001_base", "CREATE TABLE base (x int);", "DROP TABLE base;")
-    project.deploy("u1")
-    project.write("002_seed", "INSERT INTO base VALUES (7);", "DELETE FROM base WHERE x >= 7;")
-    ref = fails_at_the_end(project)
-    project.database.psql("INSERT INTO base VALUES (8)")
-    failure, _ = failure_of(lambda: project.revert("u9", OPERATION, ref))
-    assert failure.reason is Reason.DATA_WOULD_BE_LOST
-    assert "track_counts is off" in failure.message
-    assert project.database.psql("SELECT count(*) FROM base") == "2"
-
-
 def test_a_migration_that_destroyed_data_is_not_taken_back(project):
     project.write("001_users", USERS + "INSERT INTO users VALUES (1, 'a');")
     project.deploy("u1")
