@@ -22,6 +22,7 @@ from godwit.planner.decision import (
 )
 from godwit.planner.holding import given_back
 from godwit.planner.policy import connection_of, interval, version_text
+from godwit.planner.runs import latest_restore
 from godwit.planner.step import LEAVING, TIDY, Step, StepProgress, again, drive, job_name, tidy
 
 CHECK_BUDGET = 60
@@ -164,8 +165,10 @@ def _identity_accepted(seen: DatabaseSeen, found: DatabaseIdentity) -> bool:
     before = seen.database.status
     if before.identity is None or before.identity.same_database(found):
         return True
-    if any(r.status.identity is not None and r.status.identity.same_database(found) for r in seen.restores):
-        return True  # our own swap
+    swap = latest_restore(seen.restores)
+    # Our own swap. What earlier ones put there has been kept under another name since the next one.
+    if swap is not None and swap.status.identity is not None and swap.status.identity.same_database(found):
+        return True
     requested = seen.database.metadata.annotations.get(REQUESTED_AT, "")
     return bool(requested) and before.check_key.split("/", 2)[2:] != [requested]
 

@@ -136,6 +136,15 @@ def test_another_database_is_accepted_when_a_restore_put_it_there():
     assert (stand(decision)[0], decision.status.identity) == ("True", OTHER)
 
 
+def test_what_an_earlier_restore_put_there_is_another_database_since_the_next_one():
+    restores = (
+        restore(status={"ended_at": ago(days=2), "identity": OTHER}),
+        restore(uid="uid-redo", status={"ended_at": ago(days=1), "identity": IDENTITY}),
+    )
+    base = database(status={**SETTLED, "checked_at": ago(hours=2)})
+    assert stand(checked(base, finished(SAW_OTHER), restores=restores)) == ("False", "DatabaseChanged", True)
+
+
 def test_another_database_is_accepted_when_a_person_asked_for_a_fresh_look():
     base = database(status=SETTLED, annotations={REQUESTED_AT: "2026/03/01"})
     assert checked(base, finished(SAW_OTHER)).status.identity == OTHER
