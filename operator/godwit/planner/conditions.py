@@ -51,10 +51,16 @@ def sentence(failure: Failure) -> str:
         if failure.sqlstate:
             where += f" (SQLSTATE {failure.sqlstate})"
         where += ": "
-    parts = [f"{where}{failure.message.strip()}", failure.hint.strip(), failure.standing.strip()]
+    parts = [f"{where}{_ended(failure.message)}", failure.hint.strip(), _ended(failure.standing)]
     if failure.reason.advice.next:
         parts.append(f"Next: {failure.reason.advice.next}")
     return " ".join(part for part in parts if part)
+
+
+def _ended(text: str) -> str:
+    """With a full stop: PostgreSQL's messages have none. A hint, which may be a command, stays as it is."""
+    text = text.strip()
+    return text if not text or text[-1] in ".!?" else f"{text}."
 
 
 def conditions(before: Status, verdict: Verdict, generation: int, now: datetime) -> tuple[Condition, ...]:

@@ -50,7 +50,7 @@ def test_a_sentence_says_where_what_and_what_next():
     told = Failure(
         reason=Reason.MIGRATION_FAILED, message="no such table", migration="m1", line=3, sqlstate="42P01"
     )
-    assert sentence(told).startswith("m1 line 3 (SQLSTATE 42P01): no such table Next: ")
+    assert sentence(told).startswith("m1 line 3 (SQLSTATE 42P01): no such table. Next: ")
 
 
 def test_an_event_is_sent_when_the_reason_changes_and_warns_where_something_waits():
