@@ -122,6 +122,21 @@ def test_a_second_process_of_an_attempt_is_refused(project):
     assert project.database.dump() == before
 
 
+def test_a_second_process_that_is_refused_keeps_no_other_operation_out(project):
+    """The first was killed with the database claimed. Its run ends by the second, and is planned anew."""
+    project.write("001_users", f"{USERS}\nINSERT INTO later VALUES (1);")
+    ref = project.plan()
+    failure_of(lambda: project.apply("u1", plan=ref, attempt=1))
+    project.database.psql(
+        "INSERT INTO godwit.settings (key, value) VALUES ('activeOperation', jsonb_build_object("
+        "'operation', 'u1', 'object', 'first', 'until', clock_timestamp() + interval '2 minutes'))"
+    )
+    failure, _ = failure_of(lambda: project.apply("u1", plan=ref, attempt=1))
+    assert failure.reason is Reason.TOO_LATE
+    project.write("001_users", USERS)
+    assert project.deploy("u2").applied == 1
+
+
 def test_an_operation_that_planned_before_another_began_is_refused(project):
     """The other one failed without applying anything; its plan was made of the same history."""
     project.write("001_users", f"{USERS}\nSELECT 1 / 0;")

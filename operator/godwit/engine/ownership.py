@@ -71,15 +71,22 @@ def take_turn(session: Session, request: StepRequest, verb: str, *, process: str
             if entry.event is Event.CLAIMED and (entry.object, entry.step) == mine
         }
         latest = max(turns, default=0)
-        if latest > request.attempt or turns.get(request.attempt, process) != process:
-            who = f"Attempt {latest}" if latest > request.attempt else f"Another process of attempt {latest}"
-            raise fail(
-                Reason.TOO_LATE,
-                f"{who} of this step has begun; this is attempt {request.attempt}.",
-                standing="Nothing was changed by this attempt.",
-            )
-        if not turns.get(request.attempt):
+        if latest < request.attempt:
             journal.append(session, request, Event.CLAIMED, verb=verb, detail={"process": process})
+    if latest > request.attempt:
+        raise _too_late(request, f"Attempt {latest}")
+    if turns.get(request.attempt, process) != process:
+        # This one's run looks at this one: it ends by the refusal, and what comes next is planned anew.
+        release_quietly(session, request.operation)
+        raise _too_late(request, f"Another process of attempt {latest}")
+
+
+def _too_late(request: StepRequest, who: str) -> StepFailed:
+    return fail(
+        Reason.TOO_LATE,
+        f"{who} of this step has begun; this is attempt {request.attempt}.",
+        standing="Nothing was changed by this attempt.",
+    )
 
 
 def release(session: Session, operation: str) -> None:
