@@ -26,10 +26,8 @@ def held_too_long(run: Run, piece: Piece, *, standing: str = ROLLED_BACK) -> Ste
     """The failure of a migration that the watch has cut off."""
     what, policy = run.watch.fired or "its locks", run.policy
     if run.watch.queued:
-        told = (
-            f"waited for {what} for longer than lockTimeout ({policy.lock_timeout_ms / 1000:g} s), and others"
-        )
-        told += " behind it"
+        seconds = policy.lock_timeout_ms / 1000
+        told = f"waited for {what} for longer than lockTimeout ({seconds:g} s), and others behind it"
     else:
         told = f"held {what} for longer than maxLockHold ({policy.max_lock_hold_ms / 1000:g} s)"
     return fail(
