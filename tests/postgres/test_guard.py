@@ -1,10 +1,10 @@
 """What is demanded of a script is demanded in the server: no script gets past it, and none loses by it."""
 
 import pytest
+from failing import failure_of
 
 from godwit.contract.policy import SqlCheck
 from godwit.contract.reasons import Reason
-from godwit.engine.errors import StepFailed
 
 USERS = "CREATE TABLE users (id int PRIMARY KEY, name text);"
 FORGETS = {
@@ -12,12 +12,6 @@ FORGETS = {
     "in a block": "DO $$ BEGIN EXECUTE 'DEALLO' || 'CATE ALL'; END $$; CREATE TABLE more (id int);",
     "alone": "DO $$ BEGIN EXECUTE 'DEALLOCATE ALL'; END $$;",
 }
-
-
-def failure_of(call):
-    with pytest.raises(StepFailed) as caught:
-        call()
-    return caught.value.failure, caught.value.outcome
 
 
 @pytest.mark.parametrize("sql", FORGETS.values(), ids=FORGETS)

@@ -5,11 +5,11 @@ import threading
 
 import psycopg
 import pytest
+from failing import refused_under
 from standby import until
 
 from godwit.contract.reasons import Reason
 from godwit.contract.request import ApplyInput
-from godwit.engine.errors import StepFailed
 
 SETUP = "CREATE TABLE a (id int PRIMARY KEY); INSERT INTO a VALUES (1); CREATE TABLE b (id int PRIMARY KEY);"
 HELD = """
@@ -27,15 +27,6 @@ def tables(project):
     return project
 
 
-def refused(project, **changes):
-    policy = project.policy(**changes)
-    plan = project.plan(policy=policy)
-    with pytest.raises(StepFailed) as raised:
-        project.apply("u2", plan=plan, policy=policy)
-    assert raised.value.outcome.applied == 0
-    return raised.value.failure
-
-
 def test_a_spent_budget_names_the_blockers_without_the_text_of_their_queries(tables):
     tables.write("002_x", "ALTER TABLE a ADD x int;")
     with psycopg.connect(tables.uri, application_name="report") as reader:
@@ -44,7 +35,7 @@ def test_a_spent_budget_names_the_blockers_without_the_text_of_their_queries(tab
             "SELECT to_char(query_start, 'HH24:MI:SS.US') FROM pg_stat_activity "
             "WHERE application_name = 'report'"
         )
-        failure = refused(tables, lock_timeout_ms=50, lock_budget_ms=300)
+        failure = refused_under(tables, lock_timeout_ms=50, lock_budget_ms=300)
         (blocker,) = failure.blockers
         assert failure.reason is Reason.LOCK_BUDGET_EXCEEDED
         assert (blocker.pid, blocker.user, blocker.application) == (
@@ -56,7 +47,7 @@ def test_a_spent_budget_names_the_blockers_without_the_text_of_their_queries(tab
         assert f"{blocker.query_start:%H:%M:%S.%f}" == began
         assert "secret" not in failure.model_dump_json()
         assert "secret" not in str(tables.log.events)
-        told = refused(tables, lock_timeout_ms=50, lock_budget_ms=300, show_blocking_queries=True)
+        told = refused_under(tables, lock_timeout_ms=50, lock_budget_ms=300, show_blocking_queries=True)
         assert told.blockers[0].query == "SELECT 'secret of a customer' FROM a"
 
 
@@ -101,7 +92,7 @@ def test_who_holds_a_row_is_named(tables):
     tables.write("002_rows", "UPDATE a SET id = 2;")
     with psycopg.connect(tables.uri, application_name="till") as other:
         other.execute("UPDATE a SET id = 3")
-        failure = refused(tables, lock_timeout_ms=500)
+        failure = refused_under(tables, lock_timeout_ms=500)
     assert failure.reason is Reason.LOCK_BUDGET_EXCEEDED
     assert [b.application for b in failure.blockers] == ["till"]
 
@@ -110,7 +101,7 @@ def test_long_work_that_meets_a_busy_row_is_not_repeated(tables):
     tables.write("002_rows", "SELECT pg_sleep(0.4); UPDATE a SET id = 2;")
     with psycopg.connect(tables.uri, application_name="till") as other:
         other.execute("UPDATE a SET id = 3")
-        failure = refused(tables, lock_timeout_ms=300, max_lock_hold_ms=300, lock_budget_ms=60_000)
+        failure = refused_under(tables, lock_timeout_ms=300, max_lock_hold_ms=300, lock_budget_ms=60_000)
     assert failure.reason is Reason.LOCK_BUDGET_EXCEEDED
     assert "not tried again whole" in failure.message
     assert "batches" in failure.hint
@@ -122,7 +113,7 @@ def test_an_index_that_waits_for_an_old_snapshot_gives_up_after_its_own_budget_a
     with psycopg.connect(tables.uri, application_name="backup") as old:
         old.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT * FROM b")
         threading.Event().wait(0.1)
-        failure = refused(tables, lock_timeout_ms=50, concurrent_budget_ms=700)
+        failure = refused_under(tables, lock_timeout_ms=50, concurrent_budget_ms=700)
     assert failure.reason is Reason.LOCK_BUDGET_EXCEEDED
     assert "budget of 0.7 s" in failure.message
     assert [b.application for b in failure.blockers] == ["backup"]

@@ -4,10 +4,10 @@ import threading
 
 import psycopg
 import pytest
+from failing import refused_under
 from standby import until
 
 from godwit.contract.reasons import Reason
-from godwit.engine.errors import StepFailed
 
 SETUP = """
 CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY, a int CONSTRAINT b_a REFERENCES a);
@@ -22,14 +22,6 @@ def tables(project):
     return project
 
 
-def refused(project, **changes):
-    policy = project.policy(**changes)
-    plan = project.plan(policy=policy)
-    with pytest.raises(StepFailed) as raised:
-        project.apply("u2", plan=plan, policy=policy)
-    return raised.value.failure
-
-
 @pytest.mark.parametrize(
     ("sql", "reader"),
     [
@@ -42,7 +34,7 @@ def test_whom_only_a_try_could_find_is_waited_for_outside_the_server_from_then_o
     tables.write("002_x", sql)
     with psycopg.connect(tables.uri, application_name="report") as other:
         other.execute(reader)
-        failure = refused(tables, lock_timeout_ms=1_000, lock_budget_ms=3_000)
+        failure = refused_under(tables, lock_timeout_ms=1_000, lock_budget_ms=3_000)
     told = [event for event, _ in tables.log.events if event.startswith("lock.")]
     assert told == ["lock.refused", "lock.busy"]
     assert failure.reason is Reason.LOCK_BUDGET_EXCEEDED
@@ -76,7 +68,7 @@ def test_a_script_that_sets_lock_timeout_aside_does_not_queue_for_longer_and_is_
     with psycopg.connect(tables.uri, application_name="report") as other:
         before = {"apply.before_script", "apply.before_statement"}
         tables.point = lambda name: other.execute("SELECT * FROM a") if name in before else None
-        failure = refused(tables, lock_timeout_ms=300, lock_budget_ms=3_000)
+        failure = refused_under(tables, lock_timeout_ms=300, lock_budget_ms=3_000)
     assert failure.reason is Reason.LOCK_BUDGET_EXCEEDED
     assert [b.application for b in failure.blockers] == ["report"]
     told = [event for event, _ in tables.log.events if event.startswith("lock.")]
@@ -95,7 +87,7 @@ def test_a_script_that_commits_by_itself_keeps_nobody_out_for_longer(tables, wor
     tables.write("002_x", f"DO $$ BEGIN COMMIT; {work}; END $$")
     with psycopg.connect(tables.uri) as other:
         other.execute("SELECT * FROM a")
-        failure = refused(tables, lock_timeout_ms=300, lock_budget_ms=3_000, max_lock_hold_ms=400)
+        failure = refused_under(tables, lock_timeout_ms=300, lock_budget_ms=3_000, max_lock_hold_ms=400)
     assert failure.reason is Reason.PARTIALLY_APPLIED  # nobody knows what it did before
     assert said in failure.message
 
@@ -104,7 +96,7 @@ def test_a_detach_that_meets_a_reader_of_the_partition_does_not_queue_for_longer
     tables.write("002_x", "ALTER TABLE p DETACH PARTITION p1 CONCURRENTLY;")
     with psycopg.connect(tables.uri, application_name="report") as other:
         other.execute("SELECT * FROM p1")
-        failure = refused(tables, lock_timeout_ms=300, lock_budget_ms=3_000)
+        failure = refused_under(tables, lock_timeout_ms=300, lock_budget_ms=3_000)
     assert [b.application for b in failure.blockers] == ["report"]
     assert failure.reason is Reason.PARTIALLY_APPLIED
     assert "p1 is detached half way" in failure.message
