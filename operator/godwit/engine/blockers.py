@@ -89,24 +89,26 @@ WITH RECURSIVE named AS (
                   UNION SELECT relation, conflicts FROM parents) AS w
            JOIN pg_partitioned_table p ON p.partrelid = w.relation
    UNION SELECT relation, conflicts, '' FROM keys
+), held AS MATERIALIZED (
+  SELECT l.relation, l.mode, l.pid, l.virtualtransaction, a.application_name, a.usename, a.state,
+         a.query_start, a.query, extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS age,
+         a.pid IS NOT NULL AND a.usesysid IS NULL
+           AND coalesce(a.backend_type, 'autovacuum worker') = 'autovacuum worker' AS gives_way
+    FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
+   WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
+     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 )
 SELECT CASE WHEN c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
                  AND has_table_privilege(c.oid, 'UPDATE, DELETE, TRUNCATE')
-            THEN format('%%I.%%I', n.nspname, c.relname) ELSE '' END, w.take, h.*
+            THEN format('%%I.%%I', n.nspname, c.relname) ELSE '' END, w.take,
+       h.pid, coalesce(h.application_name, ''), coalesce(h.usename::text, ''), coalesce(h.state, ''),
+       h.relation::regclass::text, h.mode, h.age, coalesce(h.virtualtransaction, ''), h.query_start,
+       coalesce(h.query, '')
   FROM wanted w JOIN pg_class c ON c.oid = w.relation JOIN pg_namespace n ON n.oid = c.relnamespace
-  LEFT JOIN LATERAL (
-    SELECT l.pid, coalesce(a.application_name, '') AS application, coalesce(a.usename::text, '') AS who,
-           coalesce(a.state, '') AS state, l.relation::regclass::text AS relation, l.mode AS held,
-           extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS age,
-           coalesce(l.virtualtransaction, '') AS transaction, a.query_start, coalesce(a.query, '') AS query
-      FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
-     WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
-       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-       AND l.relation = w.relation AND l.mode = ANY (string_to_array(w.conflicts, ','))
-       AND NOT (a.pid IS NOT NULL AND a.usesysid IS NULL
-                AND coalesce(a.backend_type, 'autovacuum worker') = 'autovacuum worker'
-                AND age(c.relfrozenxid) <= current_setting('autovacuum_freeze_max_age')::int)
-  ) h ON true"""
+  LEFT JOIN held h
+    ON h.relation = w.relation AND h.mode = ANY (string_to_array(w.conflicts, ','))
+       AND NOT (h.gives_way AND age(c.relfrozenxid) <= current_setting('autovacuum_freeze_max_age')::int)
+ WHERE w.take <> '' OR h.relation IS NOT NULL"""
 
 
 # The same, as far as it goes in a sixth of the time: whether there is anybody, or any heir, at all. Its plan
