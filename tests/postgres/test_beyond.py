@@ -25,6 +25,9 @@ CREATE TABLE visit (
     id int PRIMARY KEY, country int CONSTRAINT visit_country REFERENCES country,
     shop int CONSTRAINT visit_shop REFERENCES shop
 );
+CREATE TABLE area (id int PRIMARY KEY) PARTITION BY LIST (id);
+CREATE TABLE area_1 PARTITION OF area FOR VALUES IN (1);
+CREATE SEQUENCE number;
 CREATE FUNCTION same() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
 CREATE TRIGGER sale_told BEFORE INSERT ON sale FOR EACH ROW EXECUTE FUNCTION same();
 """
@@ -80,6 +83,8 @@ ALTER TABLE event_web NO INHERIT event
 ALTER TABLE visit DROP CONSTRAINT visit_country
 ALTER TABLE visit DROP COLUMN country
 ALTER TABLE visit DROP COLUMN id
+ALTER TABLE visit ADD FOREIGN KEY (shop) REFERENCES area
+CREATE TABLE stay (area int REFERENCES area)
 ALTER TABLE visit ALTER country TYPE bigint
 ALTER TABLE visit ALTER CONSTRAINT visit_country DEFERRABLE
 ALTER TABLE visit RENAME CONSTRAINT visit_country TO c
@@ -95,6 +100,8 @@ ALTER TABLE country DROP CONSTRAINT country_name_key CASCADE
 ALTER TABLE country RENAME COLUMN code TO iso
 TRUNCATE country CASCADE
 DROP TABLE country CASCADE
+ALTER SEQUENCE number INCREMENT 2
+DROP SEQUENCE number
 """
 LOCKED = """
 SELECT DISTINCT relation::regclass::text, mode FROM pg_locks
@@ -110,7 +117,7 @@ def test_all_that_a_statement_locks_and_nobody_else_is_in_its_way(project, sql):
         tables = dict(
             server.execute(
                 "SELECT oid::bigint, oid::regclass::text FROM pg_class"
-                " WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')"
+                " WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'S')"
             ).fetchall()
         )
         server.execute(sql)
@@ -121,7 +128,9 @@ def test_all_that_a_statement_locks_and_nobody_else_is_in_its_way(project, sql):
     writers = {name for name, _ in taken}
     readers = {name for name, mode in taken if mode == "AccessExclusiveLock"}
     statements = parse(Script("x.sql", sql.encode(), ""), Environment.DEVELOPMENT).statements
-    for mode, kept_out in (("ACCESS SHARE", readers), ("ROW EXCLUSIVE", writers)):
+    uses = (("ACCESS SHARE", "TABLE number", readers), ("ROW EXCLUSIVE", "SELECT nextval('number')", writers))
+    for mode, of_sequence, kept_out in uses:
         with psycopg.connect(project.uri) as other, project.context().session() as session:
-            other.execute(f"LOCK TABLE {', '.join(tables.values())} IN {mode} MODE")
+            other.execute(f"LOCK TABLE {', '.join(set(tables.values()) - {'number'})} IN {mode} MODE")
+            other.execute(of_sequence)
             assert {b.relation for b in look(session, statements).blockers} == kept_out, mode

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from godwit.engine.locks import ACCESS_EXCLUSIVE, SHARE, SHARE_ROW_EXCLUSIVE, alter_mode, lock_mode
+from godwit.engine.locks import (
+    ACCESS_EXCLUSIVE,
+    SHARE,
+    SHARE_ROW_EXCLUSIVE,
+    alter_mode,
+    lock_mode,
+    referenced,
+)
 from godwit.engine.parse_tree import Node, commands, relation, sql_name, strings
 
 
@@ -75,9 +82,11 @@ def locked_beyond(tag: str, node: Node) -> Iterator[Beyond]:
         case "AlterTableStmt" if node.get("objtype") == "OBJECT_TABLE":
             for command in commands(node):
                 yield from _altered(command, own)
-        case "CreateStmt" if "partbound" in node:
-            for item in node["inhRelations"]:
-                yield from _another_partition(relation(item["RangeVar"]))
+        case "CreateStmt":
+            for item in node.get("inhRelations", ()):
+                if "partbound" in node:
+                    yield from _another_partition(relation(item["RangeVar"]))
+            yield from _pointed(node.get("tableElts", []))
         case "CreateTrigStmt" if node.get("row"):
             yield Beyond(relation(own), SHARE_ROW_EXCLUSIVE, Way.PARTITIONS)
         case "DropStmt":
@@ -106,10 +115,16 @@ def _altered(command: Node, own: Node) -> Iterator[Beyond]:
     elif subtype not in _PARTITION | _OWN and (mode := alter_mode(command)):
         indexed = definition.get("Constraint", {}).get("contype") in _INDEXED
         yield from _heirs(own, SHARE if indexed else mode)
+    yield from _pointed([definition])
     if subtype in {"AT_AlterColumnType", "AT_DropColumn", "AT_DropConstraint"}:
         yield Beyond(name, ACCESS_EXCLUSIVE, Way.POINTED, part)
     if subtype == "AT_AlterColumnType" or (subtype.startswith("AT_Drop") and part and _cascades(command)):
         yield Beyond(name, ACCESS_EXCLUSIVE, Way.POINTING, part)
+
+
+def _pointed(elements: list[Node]) -> Iterator[Beyond]:
+    """A new foreign key concerns all partitions of the table that it points to."""
+    yield from (Beyond(name, mode, Way.PARTITIONS) for name, mode in referenced(elements))
 
 
 def _another_partition(name: str) -> Iterator[Beyond]:

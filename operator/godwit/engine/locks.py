@@ -84,13 +84,15 @@ def table_locks(tag: str, node: Node) -> Iterator[tuple[str, str]]:
             yield from ((relation(item["RangeVar"]), mode) for item in node["relations"])
         case "CreateTrigStmt":
             yield own, SHARE_ROW_EXCLUSIVE
+        case "AlterSeqStmt":
+            yield relation(node["sequence"]), SHARE_ROW_EXCLUSIVE
         case "RefreshMatViewStmt":
             yield own, EXCLUSIVE if node.get("concurrent") else ACCESS_EXCLUSIVE
         case "CreateStmt":
             for item in node.get("inhRelations", ()):
                 if "partbound" in node:
                     yield relation(item["RangeVar"]), ACCESS_EXCLUSIVE
-            yield from _referenced(node.get("tableElts", []))
+            yield from referenced(node.get("tableElts", []))
         case _:
             yield from ((name, ACCESS_EXCLUSIVE) for name in _exclusive(tag, node, own))
 
@@ -143,12 +145,12 @@ def _alter(node: Node, own: str) -> Iterator[tuple[str, str]]:
             yield own, mode
         if partition and not partition.get("concurrent"):
             yield relation(partition["name"]), ACCESS_EXCLUSIVE
-        yield from _referenced([definition])
+        yield from referenced([definition])
 
 
-def _referenced(elements: list[Node]) -> Iterator[tuple[str, str]]:
-    """Tables that foreign keys point to."""
+def referenced(elements: list[Node]) -> Iterator[tuple[str, str]]:
+    """Tables that new foreign keys point to, with the mode of the lock."""
     for element in elements:
         if "pktable" in element.get("Constraint", {}):
             yield relation(element["Constraint"]["pktable"]), SHARE_ROW_EXCLUSIVE
-        yield from _referenced(element.get("ColumnDef", {}).get("constraints", []))
+        yield from referenced(element.get("ColumnDef", {}).get("constraints", []))
