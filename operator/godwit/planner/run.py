@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from godwit.api.backup import DatabaseBackup
-from godwit.api.common import CANCEL, FINALIZER, Status, StepRecord
+from godwit.api.common import CANCEL, FINALIZER, StepRecord
 from godwit.api.database import ActiveOperation, PostgresDatabase
 from godwit.api.migration import DatabaseMigration
 from godwit.api.restore import DatabaseRestore
@@ -22,7 +22,7 @@ from godwit.contract.progress import EVERY_SECONDS, RunProgress
 from godwit.contract.reasons import Reason
 from godwit.contract.request import BackupType, Direction
 from godwit.planner import run_steps
-from godwit.planner.conditions import Stand, Verdict, announce, conditions, phase
+from godwit.planner.conditions import Stand, Verdict, decided
 from godwit.planner.decision import GONE, Create, Decision, Effect, Hold, StepSeen, StepState
 from godwit.planner.holding import again_after, finalizer, given_back, tidied
 from godwit.planner.ladder import Climb, Fall, climb, rungs, standing, taken
@@ -383,16 +383,15 @@ def _going(
     effects: tuple[Effect, ...] = (),
     again_in: float | None = None,
 ) -> Decision:
-    before: Status = seen.run.status
-    generation = seen.run.metadata.generation
+    before = seen.run.status
     told: dict[str, object] = {
-        "started_at": seen.run.status.started_at or now,
-        "total": seen.run.status.total or seen.run.spec.pending,
+        "started_at": before.started_at or now,
+        "total": before.total or seen.run.spec.pending,
         "progress": None,
         **(update or {}),
-        "observed_generation": generation,
-        "conditions": conditions(before, verdict, generation, now),
     }
-    told["phase"] = told.get("outcome") or seen.run.status.outcome or phase(verdict)
-    status: MigrationRunStatus = seen.run.status.model_copy(update=told)
-    return Decision(status, (*announce(before, verdict), *effects), again_in)
+    status: MigrationRunStatus = before.model_copy(update=told)
+    made = decided(seen.run, status, verdict, now, effects=effects, again_in=again_in)
+    if not status.outcome:
+        return made
+    return replace(made, status=made.status.model_copy(update={"phase": status.outcome}))
