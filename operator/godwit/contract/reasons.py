@@ -51,6 +51,7 @@ class Reason(StrEnum):
     IMAGE_UNAVAILABLE = "ImageUnavailable"
     POD_REFUSED = "PodRefused"
     POD_PENDING = "PodPending"
+    POD_UNREACHABLE = "PodUnreachable"
     DATABASE_BUSY = "DatabaseBusy"
     STEP_CRASHED = "StepCrashed"
     STEP_LOST = "StepLost"
@@ -170,6 +171,7 @@ CATALOGUE: dict[Reason, Advice] = {
     Reason.IMAGE_UNAVAILABLE: _w("An image of the step cannot be pulled.", "Correct the reference, or give the pod template its pull secret."),
     Reason.POD_REFUSED: _w("The API server refused the step's pod (quota, policy, admission).", "Read the message; raise the quota or change the pod template."),
     Reason.POD_PENDING: _w("The step's pod is not running yet.", "Read the message; see `kubectl describe pod`."),
+    Reason.POD_UNREACHABLE: _w("The step's pod should be gone and is not, or its node does not report it any more; whether its process still works is not known.", "See to it that the node is down, or that the process has ended: a second one is not started beside it. Then delete the Job that the message names (`kubectl delete job`; the pod itself with `--force` after that, should it stay): the journal is asked what was done."),
     Reason.DATABASE_BUSY: _w("Another operation holds this database.", "Wait for it, or look at `status.activeOperation` of the PostgresDatabase."),
     Reason.STEP_CRASHED: _w("The step ended without an outcome (killed, out of memory, node lost).", "Nothing at first: it is tried again. Then read its log, raise its memory."),
     Reason.STEP_LOST: _w("The step's Job is gone without an outcome.", "Nothing: the journal in the database is asked what happened."),

@@ -31,7 +31,7 @@ from godwit.controller.slots import NoSlotError, Slots
 from godwit.planner import backup, database, migration, restore, run
 from godwit.planner.conditions import Verdict, conditions
 from godwit.planner.decision import Decision, Emit
-from godwit.planner.step import backoff
+from godwit.planner.step import backoff, overdue
 
 log = structlog.get_logger("godwit.controller")
 
@@ -227,7 +227,8 @@ class Controller:
     def _learn(self, seen: Seen) -> None:
         """Steps that are there take a slot, also those that were started before this process.
 
-        One that is held back (no Secret, no image, no node) leaves it to others: it may stay so for days.
+        One that is held back (no Secret, no image, no node), or lost with its node, leaves it to others: it
+        may stay so for days.
         """
         resource, steps = _steps_of(seen)
         key = Key(resource.KIND, resource.metadata.namespace, resource.metadata.name)
@@ -236,6 +237,7 @@ class Controller:
             if found is not None:
                 starting = found.state in {"NoPod", "Pending"} and not found.message
                 active = (starting or found.state == "Running") and not found.foreign
+                active = active and not overdue(found, self._now())
                 self.slots.learn(key, record.job, active=active)
 
 

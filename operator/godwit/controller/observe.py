@@ -114,7 +114,9 @@ class Observer:
     async def _progress(self, run: MigrationRun, steps: dict[str, StepSeen]) -> RunProgress | None:
         """How far the step is that was running when last looked at, too: a short one is never asked."""
         for record in run.status.steps:
-            running = steps.get(record.name, GONE).state is StepState.RUNNING
+            found = steps.get(record.name, GONE)
+            # The log of a node that does not answer is waited for in vain, half a minute each time.
+            running = found.state is StepState.RUNNING and found.unreachable is None
             if running and record.state == StepState.RUNNING:
                 return await self._cluster.read_progress(run.metadata.namespace, record.job)
         return None

@@ -295,8 +295,9 @@ def _under_way(seen: RunSeen, progress: StepProgress, reason: Reason, now: datet
         told = cause.model_copy(update={"standing": where})
         return _end(seen, "Failed", told, now, update=update, effects=progress.effects)
     verdict = Verdict.of(failure) if failure else Verdict.moving(reason)
-    again_in = EVERY_SECONDS if progress.running else progress.again_in
-    if progress.running:
+    tells = progress.running and failure is None
+    again_in = EVERY_SECONDS if tells else progress.again_in
+    if tells:
         update["progress"] = seen.progress or seen.run.status.progress
     return _going(seen, verdict, now, update=update, effects=progress.effects, again_in=again_in)
 

@@ -24,6 +24,9 @@ LASTING = timedelta(seconds=5)
 A kubelet that hears of a pod before it hears that the pod is its own reports a FailedMount, and mounts the
 volume a moment later.
 """
+OVERDUE = timedelta(minutes=1)
+"""How long after it should have been gone a pod is told of; more than clocks differ and a kubelet takes."""
+_PERHAPS_AT_WORK = "Its process may still be at work in the database."
 STUCK = 15.0
 """The same for a step whose pod does not start."""
 
@@ -138,11 +141,21 @@ def _resting(record: StepRecord, left: tuple[Effect, ...], now: datetime) -> Ste
     return StepProgress(record, left, failure=failure, again_in=wait)
 
 
+def overdue(seen: StepSeen, now: datetime) -> bool:
+    """Whether its pod has been out of reach for so long that nobody knows whether it still works."""
+    return seen.unreachable is not None and now - seen.unreachable.since >= OVERDUE
+
+
 def _look(step: Step, record: StepRecord, seen: StepSeen, now: datetime) -> StepProgress:
     if seen.foreign:
         text = f"A Job named {record.job} exists and is not this step's."
         return StepProgress(record, failure=Failure(reason=Reason.NAME_TAKEN, message=text), again_in=STUCK)
     marked = record.model_copy(update={"state": seen.state, "message": seen.message[:500]})
+    if seen.unreachable is not None and overdue(seen, now):
+        failure = Failure(
+            reason=Reason.POD_UNREACHABLE, message=seen.unreachable.message, standing=_PERHAPS_AT_WORK
+        )
+        return StepProgress(marked, failure=failure, again_in=WATCHED)
     match seen.state:
         case StepState.GONE if record.state == "":
             # The status was written, the Job was not: the crash came in between. The same attempt again; what

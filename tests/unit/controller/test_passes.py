@@ -1,6 +1,7 @@
 """Passes of the controller over objects on a cluster that refuses or loses something."""
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import pytest
 
@@ -9,10 +10,10 @@ from godwit.api.kinds import parse
 from godwit.cluster.local import LocalCluster
 from godwit.cluster.port import GoneError, Manifest, RefusedError
 from godwit.controller.act import Actor, NotDoneError
-from godwit.controller.loop import Controller
+from godwit.controller.loop import Controller, utc_now
 from godwit.controller.queue import Key
 from godwit.controller.slots import Slots
-from godwit.planner.decision import Create, SaveDocument, StepSpec
+from godwit.planner.decision import Create, SaveDocument, StepSeen, StepSpec, StepState, Unreachable
 
 NAMESPACE = "shop"
 OWNER = {"kind": "PostgresDatabase", "name": "shop"}
@@ -36,11 +37,16 @@ class Cluster(LocalCluster):
     full = False
     found: Manifest | None = None
     """What has the name of whatever is to be created."""
+    shown: StepSeen | None = None
+    """How every step stands."""
 
     async def create(self, manifest: Manifest) -> Manifest:
         if self.full and manifest["kind"] == "ConfigMap":
             raise RefusedError("exceeded quota: configmaps=0")
         return self.found or await super().create(manifest)
+
+    async def observe_step(self, job: str, namespace: str, owner_uid: str, request_hash: str) -> StepSeen:
+        return self.shown or await super().observe_step(job, namespace, owner_uid, request_hash)
 
     async def read_document(self, namespace: str, job: str) -> str | None:
         return '{"event": "document"}' if self.full else await super().read_document(namespace, job)
@@ -180,3 +186,22 @@ async def test_whoever_waits_for_a_slot_is_woken_when_one_is_free_and_asks_seldo
     await bench.until(61)
     assert len(cluster.jobs(NAMESPACE)) == 1
     delay.release()
+
+
+async def test_a_pod_that_is_lost_with_its_node_is_told_of_once_and_gives_its_slot_to_others(
+    cluster: Cluster,
+):
+    bench = Bench(cluster)
+    bench.controller.changed(cluster.apply(DATABASE))
+    await bench.until(1)
+    assert len(bench.controller.slots) == 1
+
+    gone = utc_now() - timedelta(hours=1)
+    cluster.shown = StepSeen(StepState.RUNNING, unreachable=Unreachable(gone, "Pod p was to be gone."))
+    await bench.until(400)
+    ready = await bench.ready()
+    assert (ready["status"], ready["reason"]) == ("False", "PodUnreachable")
+    assert "Pod p was to be gone." in ready["message"]
+    assert [event.reason for event in cluster.events].count("PodUnreachable") == 1
+    assert len(bench.controller.slots) == 0
+    assert len(cluster.jobs(NAMESPACE)) == 1

@@ -6,7 +6,7 @@ import pytest
 
 from godwit.contract.reasons import Reason
 from godwit.contract.request import CheckInput, StepRequest
-from godwit.planner.decision import DeleteStep, StartStep, StepSeen, StepSpec, StepState
+from godwit.planner.decision import DeleteStep, StartStep, StepSeen, StepSpec, StepState, Unreachable
 from godwit.planner.step import MAX_CRASHES, TIDY, Step, again, asks, backoff, drive, job_name, tidy
 
 from .builders import IMAGE, NOW, ago, database, finished, later, outcome, record
@@ -96,6 +96,26 @@ def test_a_step_that_never_started_has_not_crashed_and_waits_on(state, seen):
     resting = drive(STEP, progress.record, GONE, NOW)
     assert (resting.effects, resting.failure) == ((), progress.failure)
     assert kinds(drive(STEP, progress.record, GONE, later(seconds=40))) == [StartStep]
+
+
+@pytest.mark.parametrize("state", [StepState.PENDING, StepState.RUNNING])
+@pytest.mark.parametrize(
+    ("minutes", "told"), [(0, None), (1, Reason.POD_UNREACHABLE), (600, Reason.POD_UNREACHABLE)]
+)
+def test_a_pod_that_should_be_gone_is_told_of_and_nothing_takes_its_place(state, minutes, told):
+    seen = StepSeen(state, unreachable=Unreachable(NOW, "Pod p on node n was to be gone."))
+    progress = drive(
+        STEP, record("check", state=state, started_at=ago(hours=1)), seen, later(minutes=minutes)
+    )
+    assert (progress.failure.reason if progress.failure else None) == told
+    assert (progress.effects, progress.record.attempt, progress.record.state) == ((), 1, state)
+    assert progress.again_in is not None
+    if progress.failure is not None:
+        assert progress.failure.message == "Pod p on node n was to be gone."
+        assert "may still be at work" in progress.failure.standing
+        deleted = drive(STEP, progress.record, GONE, later(minutes=minutes))
+        assert (deleted.failure.reason if deleted.failure else None) == Reason.STEP_LOST
+    assert drive(STEP, progress.record, finished(), later(minutes=minutes)).outcome is not None
 
 
 def test_a_container_that_left_an_exit_status_has_started():
