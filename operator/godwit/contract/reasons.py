@@ -25,7 +25,11 @@ class Advice(NamedTuple):
 
 
 class Reason(StrEnum):
-    """CamelCase, as Kubernetes' API conventions ask of condition reasons."""
+    """CamelCase, as Kubernetes' API conventions ask of condition reasons.
+
+    One that a newer version wrote is read too, and written back as it was: an operator that was set back to
+    an older version, or the outcome of a newer one's step, must not be refused for it.
+    """
 
     # How things stand
     UP_TO_DATE = "UpToDate"
@@ -123,15 +127,28 @@ class Reason(StrEnum):
     CONTRACT_MISMATCH = "ContractMismatch"
     INTERNAL_ERROR = "InternalError"
 
+    @classmethod
+    def _missing_(cls, value: object) -> "Reason | None":
+        if not isinstance(value, str):
+            return None
+        newer = str.__new__(cls, value)
+        newer._name_ = newer._value_ = value
+        return newer
+
+    @property
+    def known(self) -> bool:
+        """Whether this version has it."""
+        return self in CATALOGUE
+
     @property
     def advice(self) -> Advice:
         """Kind, meaning and next step of this reason."""
-        return CATALOGUE[self]
+        return CATALOGUE.get(self, _NEWER)
 
     @property
     def terminal(self) -> bool:
         """Whether only a change of spec, source, history or a request can help."""
-        return CATALOGUE[self].kind is Kind.TERMINAL
+        return self.advice.kind is Kind.TERMINAL
 
 
 def _p(meaning: str, then: str = "Nothing: Godwit goes on by itself.") -> Advice:
@@ -145,6 +162,12 @@ def _w(meaning: str, then: str) -> Advice:
 def _t(meaning: str, then: str) -> Advice:
     return Advice(Kind.TERMINAL, meaning, then)
 
+
+_NEWER = _t(
+    "A reason of a newer version of Godwit.",
+    "Read the message; a newer version knows the reason. Then annotate `godwit.dev/requested-at`.",
+)
+"""Of what this version does not know: whether it would pass by itself is for a person to say."""
 
 # fmt: off
 # A table: one reason a row.
