@@ -7,7 +7,6 @@ from godwit.api.backup import DatabaseBackup
 from godwit.api.common import FINALIZER
 from godwit.api.database import ActiveOperation, PostgresDatabase
 from godwit.api.restore import DatabaseRestore, DatabaseRestoreStatus
-from godwit.contract.base import digest
 from godwit.contract.outcome import Failure, RestoreOutcome, StepOutcome
 from godwit.contract.reasons import Reason
 from godwit.contract.request import BackupType, Format, RestoreInput, StepRequest, VerifyInput
@@ -16,6 +15,7 @@ from godwit.planner.decision import GONE, Decision, Effect, Hold, StepSeen, Step
 from godwit.planner.holding import again_after, finalizer, given_back, tidied
 from godwit.planner.policy import connection_of
 from godwit.planner.run_steps import START_WINDOW, UNKNOWN, repeatable
+from godwit.planner.source import spec_hash_of
 from godwit.planner.step import Step, again, asks, drive, job_name
 
 RESTORE_BUDGET = 24 * 3_600
@@ -170,7 +170,7 @@ def restore_step(seen: RestoreSeen, database: PostgresDatabase, backup: Database
             step="restore",
             attempt=attempt,
             operation=_holder_uid(seen),
-            spec_hash=digest(restore.spec.to_json()),
+            spec_hash=spec_hash_of(restore),
             environment=spec.environment,
             connection=connection_of(spec.connection, spec.schemas),
             identity=order.identity if order else database.status.identity,

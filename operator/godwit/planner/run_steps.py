@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from godwit.api.backup import DatabaseBackup, DatabaseBackupSpec, RunOrder
-from godwit.api.common import LocalRef, UidRef
+from godwit.api.common import ApiModel, LocalRef, UidRef
 from godwit.api.database import DeletionPolicy
 from godwit.api.restore import DatabaseRestore, DatabaseRestoreSpec
 from godwit.api.run import MigrationRun
@@ -30,7 +30,7 @@ from godwit.planner.decision import StepSpec
 from godwit.planner.ladder import standing
 from godwit.planner.policy import connection_of, span
 from godwit.planner.runs import PLAN_AGAIN
-from godwit.planner.source import generated_metadata
+from godwit.planner.source import generated_metadata, spec_hash, spec_hash_of
 from godwit.planner.step import Step, job_name
 
 WRITE_BUDGET = 6 * 3_600
@@ -76,7 +76,7 @@ def _writing_step(run: MigrationRun, name: str, verbs: tuple[VerbInput, ...], un
             step=name,
             attempt=attempt,
             operation=meta.uid,
-            spec_hash=digest(spec.to_json()),
+            spec_hash=spec_hash_of(run),
             environment=spec.policy.environment,
             connection=connection_of(spec.connection, spec.schemas),
             identity=spec.identity,
@@ -176,10 +176,10 @@ def backup_manifest(run: MigrationRun, name: str) -> dict[str, Any]:
         method=run.spec.backup.method,
         deletion_policy=run.spec.backup.deletion_policy or DeletionPolicy.RETAIN,
         order=_order(run, run.spec.plan.from_state),
-    ).to_json()
-    metadata = generated_metadata(run, name, digest(spec))
+    )
+    metadata = generated_metadata(run, name, spec_hash(spec))
     del metadata["ownerReferences"]
-    return {"apiVersion": run.api_version, "kind": DatabaseBackup.KIND, "metadata": metadata, "spec": spec}
+    return _manifest(run, DatabaseBackup.KIND, metadata, spec)
 
 
 def unusable(run: MigrationRun, backup: DatabaseBackup) -> Failure | None:
@@ -228,9 +228,13 @@ def restore_manifest(run: MigrationRun) -> dict[str, Any]:
         backup_ref=LocalRef(name=run.status.backup),
         accept_data_loss=run.spec.rollback.accept_data_loss,
         order=_order(run, run.spec.plan.from_state),
-    ).to_json()
-    metadata = generated_metadata(run, restore_name(run), digest(spec))
-    return {"apiVersion": run.api_version, "kind": DatabaseRestore.KIND, "metadata": metadata, "spec": spec}
+    )
+    metadata = generated_metadata(run, restore_name(run), spec_hash(spec))
+    return _manifest(run, DatabaseRestore.KIND, metadata, spec)
+
+
+def _manifest(run: MigrationRun, kind: str, metadata: dict[str, Any], spec: ApiModel) -> dict[str, Any]:
+    return {"apiVersion": run.api_version, "kind": kind, "metadata": metadata, "spec": spec.to_json()}
 
 
 def _order(run: MigrationRun, state: str) -> RunOrder:
