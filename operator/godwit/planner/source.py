@@ -33,7 +33,7 @@ def stem(name: str) -> str:
 
 
 def spec_hash(spec: ApiModel) -> str:
-    """Digest of what a spec says other than its defaults: a field that a newer version adds changes nothing."""
+    """Digest of what a spec says beside defaults: a field that a newer version adds changes nothing."""
     said = spec.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
     return digest(said)
 
