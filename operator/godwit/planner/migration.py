@@ -27,7 +27,7 @@ from godwit.planner.decision import (
     StepSeen,
 )
 from godwit.planner.holding import finalizer
-from godwit.planner.policy import interval
+from godwit.planner.policy import interval, policy_of, too_large
 from godwit.planner.source import Pin, pin_manifests, pinned_source
 from godwit.planner.step import LEAVING, TIDY, StepProgress, again, backoff, drive, job_name, tidy
 
@@ -104,7 +104,7 @@ def _refused(seen: MigrationSeen) -> Failure | None:
     if image is not None and "@sha256:" not in image.reference and not development:
         text = f"The image {image.reference} is named by a tag; name it by digest (@sha256:...)."
         return Failure(reason=Reason.SOURCE_INVALID, message=text, standing="Nothing was changed.")
-    return None
+    return too_large(policy_of(database.spec, migration.spec))
 
 
 def _running(seen: MigrationSeen, run: MigrationRun, now: datetime) -> Decision:
