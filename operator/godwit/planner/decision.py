@@ -178,6 +178,14 @@ class SourceSeen:
     """Name of the first ConfigMap that does not exist."""
 
 
+@dataclass(frozen=True)
+class LostCopy:
+    """A pinned copy of a run's source that is gone, and what it would be made of now."""
+
+    name: str
+    source: SourceSeen
+
+
 def owned_by(child: Resource, owner: Resource) -> bool:
     """Whether *owner* (that very object, by uid) owns *child*."""
     return any(ref.uid == owner.metadata.uid for ref in child.metadata.owner_references)

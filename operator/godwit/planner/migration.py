@@ -175,7 +175,8 @@ def _plan(seen: MigrationSeen, database: PostgresDatabase, key: str, now: dateti
         if failure is None and status.ready and status.plan_key == key:
             verdict = _verdict(seen)  # planning on an interval does not unsettle what is settled
         pins: tuple[Effect, ...] = ()
-        if any(isinstance(effect, StartStep) for effect in progress.effects):
+        starts = any(isinstance(effect, StartStep) for effect in progress.effects)
+        if starts or (failure is not None and failure.reason is Reason.SOURCE_MISSING):
             pins = tuple(Create(copy) for copy in pin_manifests(seen.migration, seen.source))
         copies = tuple(dict.fromkeys((*status.copies, *source.config_maps)))
         status = status.model_copy(update={"steps": (progress.record,), "copies": copies})

@@ -23,7 +23,7 @@ from godwit.contract.reasons import Reason
 from godwit.contract.request import BackupType, Direction
 from godwit.planner import run_steps
 from godwit.planner.conditions import Stand, Verdict, decided
-from godwit.planner.decision import GONE, Create, Decision, Effect, Hold, StepSeen, StepState
+from godwit.planner.decision import GONE, Create, Decision, Effect, Hold, LostCopy, StepSeen, StepState
 from godwit.planner.holding import again_after, finalizer, given_back, tidied
 from godwit.planner.ladder import Climb, Fall, climb, rungs, standing, taken
 from godwit.planner.run_steps import UNKNOWN
@@ -49,6 +49,8 @@ class RunSeen:
     holder_exists: bool = True
     """Whether the object that `status.activeOperation` names still exists, with that uid."""
     namespace_terminating: bool = False
+    lost: LostCopy | None = None
+    """Looked for where a step misses a ConfigMap."""
     progress: RunProgress | None = None
     """How far the running step says it is: told, and never decided by."""
 
@@ -287,18 +289,18 @@ def _repeat(seen: RunSeen, progress: StepProgress, now: datetime) -> Decision:
 
 def _under_way(seen: RunSeen, progress: StepProgress, reason: Reason, now: datetime) -> Decision:
     """A step that has not answered yet; one that was given up ends the run, saying that nobody knows."""
+    progress = run_steps.copied(progress, seen.run, seen.migration, seen.lost)
     update: dict[str, object] = {"steps": _steps(seen, progress)}
     failure = progress.failure
-    if failure is not None and failure.reason is Reason.DEADLINE_EXCEEDED:
+    if failure is not None and failure.reason in (Reason.DEADLINE_EXCEEDED, Reason.SOURCE_CHANGED):
         cause = seen.run.status.failure or failure  # what is being taken back failed for a reason of its own
         where = UNKNOWN if cause is failure else f"{failure.message} {UNKNOWN}"
         told = cause.model_copy(update={"standing": where})
         return _end(seen, "Failed", told, now, update=update, effects=progress.effects)
     verdict = Verdict.of(failure) if failure else Verdict.moving(reason)
-    tells = progress.running and failure is None
-    again_in = EVERY_SECONDS if tells else progress.again_in
-    if tells:
-        update["progress"] = seen.progress or seen.run.status.progress
+    again_in = progress.again_in
+    if progress.running and failure is None:
+        again_in, update["progress"] = EVERY_SECONDS, seen.progress or seen.run.status.progress
     return _going(seen, verdict, now, update=update, effects=progress.effects, again_in=again_in)
 
 

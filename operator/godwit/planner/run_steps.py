@@ -3,13 +3,14 @@
 Pure builders.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from godwit.api.backup import DatabaseBackup, DatabaseBackupSpec, RunOrder
 from godwit.api.common import ApiModel, LocalRef, UidRef
 from godwit.api.database import DeletionPolicy
+from godwit.api.migration import DatabaseMigration
 from godwit.api.restore import DatabaseRestore, DatabaseRestoreSpec
 from godwit.api.run import MigrationRun
 from godwit.contract.base import digest
@@ -26,12 +27,12 @@ from godwit.contract.request import (
     VerifyInput,
 )
 from godwit.planner.conditions import Stand, Verdict
-from godwit.planner.decision import StepSpec
+from godwit.planner.decision import Create, DeleteStep, LostCopy, StepSpec
 from godwit.planner.ladder import standing
 from godwit.planner.policy import connection_of, span
 from godwit.planner.runs import PLAN_AGAIN
-from godwit.planner.source import generated_metadata, spec_hash, spec_hash_of
-from godwit.planner.step import Step, job_name
+from godwit.planner.source import generated_metadata, pin_manifests, spec_hash, spec_hash_of
+from godwit.planner.step import Step, StepProgress, job_name
 
 WRITE_BUDGET = 6 * 3_600
 """Seconds that a writing step may take: the budget of CREATE INDEX CONCURRENTLY, which may wait for hours."""
@@ -100,6 +101,25 @@ def _writing_step(run: MigrationRun, name: str, verbs: tuple[VerbInput, ...], un
         )
 
     return Step(name, meta.namespace, build)
+
+
+def copied(
+    progress: StepProgress, run: MigrationRun, migration: DatabaseMigration | None, lost: LostCopy | None
+) -> StepProgress:
+    """A step that misses a pinned copy of the source: it is made again while somebody has that content.
+
+    Where nobody has, the step is given up, and the migration planned again from the source that there is.
+    """
+    failure = progress.failure
+    if lost is None or failure is None or failure.reason is not Reason.SOURCE_MISSING:
+        return progress
+    if migration is not None and lost.source.content == run.spec.source.content:
+        pins = tuple(Create(copy) for copy in pin_manifests(migration, lost.source))
+        return replace(progress, effects=(*progress.effects, *pins))
+    text = f"{lost.name}, a copy of the planned source, was deleted, and what it was made of is no more."
+    changed = Failure(reason=Reason.SOURCE_CHANGED, message=text)
+    job = DeleteStep(run.metadata.namespace, progress.record.job)
+    return replace(progress, failure=changed, effects=(*progress.effects, job))
 
 
 def repeatable(failure: Failure, facts: MigrationProgress | None, attempt: int) -> bool:
