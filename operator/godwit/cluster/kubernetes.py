@@ -61,6 +61,13 @@ class KubernetesCluster:
         """The logged-in connection, for the Lease."""
         return self._rest
 
+    def now(self) -> datetime:
+        """The time in UTC, to the second as in metav1.Time, by the API server's clock.
+
+        Statuses are compared with each other that several operators wrote, one after the other.
+        """
+        return self._rest.now().replace(microsecond=0)
+
     async def close(self) -> None:
         """Close the connections."""
         await self._rest.close()

@@ -4,6 +4,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 from aiohttp import web
@@ -108,3 +110,23 @@ async def test_an_admission_webhook_that_does_not_answer_refuses():
     async with answering(handler) as cluster:
         with pytest.raises(RefusedError, match="failed calling webhook"):
             await cluster.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        pytest.param(timedelta(hours=-3), timedelta(hours=-3), id="our clock is ahead"),
+        pytest.param(timedelta(minutes=2), timedelta(minutes=2), id="our clock is behind"),
+        pytest.param(timedelta(seconds=-1), timedelta(0), id="as exact as whole seconds tell"),
+        pytest.param(None, timedelta(0), id="what answers does not say"),
+    ],
+)
+async def test_times_are_the_api_servers(said: timedelta | None, expected: timedelta):
+    # A status may have been written by another operator, on another machine.
+    async def handler(_: web.Request) -> web.StreamResponse:
+        date = "soon" if said is None else format_datetime(datetime.now(UTC) + said, usegmt=True)
+        return web.json_response({"metadata": {}}, status=404, headers={"Date": date})
+
+    async with answering(handler) as cluster:
+        await cluster.get("ConfigMap", "shop", "files")
+        assert abs(cluster.now() - datetime.now(UTC) - expected) < timedelta(seconds=5)
