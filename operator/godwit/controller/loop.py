@@ -180,9 +180,14 @@ class Controller:
 
     async def reconcile(self, key: Key) -> float | None:
         """Observe, decide, report, act. Returns seconds until the object must be looked at again."""
+        known = self._references.newest(key)
         manifest = await self._cluster.get(key.kind, key.namespace, key.name)
-        if manifest is None:  # one that is made anew meanwhile has an event of its own
+        if manifest is None:
+            # A watch that had to begin anew does not say what went meanwhile. What is made anew has another
+            # uid, and an event of its own.
             self.slots.forget(key)
+            if known is not None:
+                self.gone(key.kind, key.namespace, key.name, known)
             return None
         seen = await self._observer.observe(manifest)
         self._learn(seen)

@@ -136,6 +136,45 @@ async def test_an_object_made_while_its_name_was_looked_up_is_looked_at(cluster:
     assert bench.controller.queue.take() == KEY
 
 
+@pytest.mark.parametrize("made_anew", [False, True], ids=["gone", "made anew meanwhile"])
+async def test_what_went_while_no_watch_saw_it_is_told_to_those_who_wait_for_it(
+    cluster: Cluster, made_anew: bool
+):
+    # After a watch has lost its place, kopf tells of what there is; of what went meanwhile it says nothing.
+    bench = Bench(cluster)
+    queue = bench.controller.queue
+    place = Key("DatabaseBackup", NAMESPACE, "b")
+    backup = {
+        "apiVersion": "godwit.dev/v1alpha1",
+        "kind": place.kind,
+        "metadata": {"name": place.name, "namespace": NAMESPACE},
+        "spec": {"databaseRef": {"name": "shop"}},
+    }
+    for manifest in (DATABASE, backup):
+        bench.controller.changed(cluster.apply(manifest))
+    while (key := queue.take()) is not None:
+        queue.done(key, after=None)
+    cluster.remove(*_place(place))
+    look_up = cluster.get
+
+    async def get(kind: str, namespace: str, name: str) -> Manifest | None:
+        found = await look_up(kind, namespace, name)
+        if found is None and made_anew:
+            bench.controller.changed(cluster.apply(backup))
+        return found
+
+    cluster.get = get  # type: ignore[method-assign]
+    queue.add(place, "its group")
+    assert queue.take() == place
+    await bench.controller._serve(place)
+    due = set()
+    while (key := queue.take()) is not None:
+        due.add(key)
+        queue.done(key, after=None)
+    assert KEY in due
+    assert (place in due) is made_anew
+
+
 async def test_a_document_that_the_api_server_refuses_keeps_nothing_else_from_being_done(cluster: Cluster):
     cluster.full = True
     about = parse(cluster.apply(DATABASE))
