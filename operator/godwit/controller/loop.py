@@ -41,6 +41,8 @@ LATER = 1.0
 """The same for a step of which something else than its end was seen."""
 NO_SLOT = 15.0
 """The same for one that waits for a slot, should whoever was woken before it have no use for one."""
+AT_ONCE = 3
+"""Conflicts in a row after which the next look comes at once: others write the same object, now and then."""
 
 
 def utc_now() -> datetime:
@@ -159,7 +161,9 @@ class Controller:
             after = await self.reconcile(key)
             self._failures.pop(key, None)
         except ConflictError:
-            after, result = 0.0, "conflict"
+            after, result = self._backoff(key), "conflict"
+            if self._failures[key] <= AT_ONCE:
+                after = 0.0
         except NoSlotError:
             after, result = NO_SLOT, "no slot"
         except NotDoneError:  # the status says why

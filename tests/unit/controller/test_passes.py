@@ -8,7 +8,7 @@ import pytest
 from godwit.api.common import SPEC_HASH
 from godwit.api.kinds import parse
 from godwit.cluster.local import LocalCluster
-from godwit.cluster.port import GoneError, Manifest, RefusedError
+from godwit.cluster.port import ConflictError, GoneError, Manifest, RefusedError
 from godwit.controller.act import Actor, NotDoneError
 from godwit.controller.loop import Controller, utc_now
 from godwit.controller.queue import Key
@@ -37,6 +37,8 @@ class Cluster(LocalCluster):
     full = False
     found: Manifest | None = None
     """What has the name of whatever is to be created."""
+    conflicts = 0
+    """How many of the next writes of a status meet a conflict."""
     shown: StepSeen | None = None
     """How every step stands."""
 
@@ -44,6 +46,12 @@ class Cluster(LocalCluster):
         if self.full and manifest["kind"] == "ConfigMap":
             raise RefusedError("exceeded quota: configmaps=0")
         return self.found or await super().create(manifest)
+
+    async def apply_status(self, observed: Manifest, status: Manifest, manager: str) -> Manifest:
+        if self.conflicts:
+            self.conflicts -= 1
+            raise ConflictError("the object has been modified")
+        return await super().apply_status(observed, status, manager)
 
     async def observe_step(self, job: str, namespace: str, owner_uid: str, request_hash: str) -> StepSeen:
         return self.shown or await super().observe_step(job, namespace, owner_uid, request_hash)
@@ -113,6 +121,19 @@ async def test_what_the_api_server_refuses_is_tried_again_ever_later_and_told_on
     cluster.why = ""
     await bench.until(400)
     assert (await bench.ready())["reason"] != "PodRefused"
+
+
+@pytest.mark.parametrize(("conflicts", "most"), [(2, 0.0), (1_000, 300.0)])
+async def test_a_conflict_is_looked_at_again_at_once_and_one_after_the_other_ever_later(
+    cluster: Cluster, conflicts: int, most: float
+):
+    # Somebody who writes at the same moment, or a webhook that answers every write with 409.
+    cluster.conflicts = conflicts
+    bench = Bench(cluster)
+    bench.controller.changed(cluster.apply(DATABASE))
+    await bench.until(0.1 + most)
+    assert len(bench.passes) < 25
+    assert (cluster.conflicts == 0) is (conflicts == 2)
 
 
 async def test_an_object_made_while_its_name_was_looked_up_is_looked_at(cluster: Cluster):
