@@ -35,6 +35,10 @@ class WorkQueue:
         self._heap: list[tuple[float, int, Key]] = []
         self._order = itertools.count()
         self._busy: dict[Key, Group] = {}
+        self._begun: dict[Group, float] = {}
+        """Since when the one key of the group that is busy has been so."""
+        self._moved = 0.0
+        """When a key was last taken or given back."""
         self._again: set[Key] = set()
         self._changed = asyncio.Event()
 
@@ -84,11 +88,14 @@ class WorkQueue:
         if taken is not None:
             del self._due[taken]
             self._busy[taken] = self._group[taken]
+            self._begun[self._group[taken]] = self._moved = now
         return taken
 
     def done(self, key: Key, *, after: float | None) -> None:
         """*key* has been served; serve it again after so many seconds (None: when it is added again)."""
         group = self._busy.pop(key)
+        self._begun.pop(group, None)
+        self._moved = self._clock()
         self._changed.set()
         if key in self._again:
             self._again.discard(key)
@@ -117,6 +124,15 @@ class WorkQueue:
         now = self._clock()
         waiting = [now - due for due in self._due.values() if due <= now]
         return max(waiting, default=0.0)
+
+    def standstill(self) -> float:
+        """Seconds for which a due key has waited and nothing moved that it waits for; 0 when none is due.
+
+        That is the one pass of its group, or any pass at all: a line may be long after a start.
+        """
+        now = self._clock()
+        since = ((due, self._begun.get(self._group[key], self._moved)) for key, due in self._due.items())
+        return max((now - max(due, moved) for due, moved in since if due <= now), default=0.0)
 
     def __len__(self) -> int:
         return len(self._due)
