@@ -21,11 +21,11 @@ from godwit.planner.decision import GONE, Decision, Effect, StepSeen, StepSpec
 from godwit.planner.holding import finalizer
 from godwit.planner.policy import connection_of, version_text
 from godwit.planner.runs import PLAN_AGAIN
-from godwit.planner.step import TIDY, Step, again, drive, job_name, tidy
+from godwit.planner.step import LONGEST_PAUSE, TIDY, Step, again, drive, job_name, tidy
 
 DUMP_BUDGET = 24 * 3_600
 """Seconds that a dump may take."""
-DELETE_PAUSE = 3_600.0
+DELETE_PAUSE = LONGEST_PAUSE.total_seconds()
 """Seconds until the file of a deleted backup is tried again whose step left no outcome too often."""
 
 

@@ -18,6 +18,8 @@ LEAVING = 0.5
 """The same for a Job that was deleted and is still there."""
 TIDY = 1.0
 """Seconds until the Job of a step is deleted whose outcome has been taken: what waits for that goes first."""
+LONGEST_PAUSE = timedelta(hours=1)
+"""Pause between two attempts at the most."""
 LASTING = timedelta(seconds=5)
 """How long a pod must have been pending until what its kubelet or scheduler says of it is told.
 
@@ -81,7 +83,7 @@ def drive(step: Step, record: StepRecord | None, seen: StepSeen, now: datetime) 
     if record.retry_at is not None:
         # The status will name the next attempt only: the Job of this one goes before that.
         left = tidy(record, seen, step.namespace)
-        if now < record.retry_at or left:
+        if _rests(record.retry_at, now) or left:
             return _resting(record, left, now)
         return _start(step, record, record.attempt + 1, now)
     if record.outcome is not None and record.state == StepState.FINISHED:
@@ -96,8 +98,13 @@ def asks(record: StepRecord | None, seen: StepSeen, now: datetime) -> bool:
     if record is None:
         return True
     if record.retry_at is not None:
-        return now >= record.retry_at and not tidy(record, seen, "")
+        return not _rests(record.retry_at, now) and not tidy(record, seen, "")
     return seen.state is StepState.GONE and not seen.foreign and record.state == ""
+
+
+def _rests(until: datetime, now: datetime) -> bool:
+    """Whether the next attempt is yet to come; a time beyond any pause was set by a clock that went wrong."""
+    return timedelta(0) < until - now <= LONGEST_PAUSE
 
 
 def again(progress: StepProgress, now: datetime, delay: float | None = None) -> StepProgress:
@@ -137,7 +144,7 @@ def _resting(record: StepRecord, left: tuple[Effect, ...], now: datetime) -> Ste
         reason = Reason.STEP_LOST if record.state == StepState.GONE else Reason.STEP_CRASHED
         reason = Reason.POD_PENDING if _held_back(record) else reason
         failure = Failure(reason=reason, message=record.message or reason.advice.meaning)
-    wait = max((record.retry_at - now).total_seconds(), LEAVING if left else 0.0)
+    wait = max(min(record.retry_at - now, LONGEST_PAUSE).total_seconds(), LEAVING if left else 0.0)
     return StepProgress(record, left, failure=failure, again_in=wait)
 
 

@@ -202,6 +202,14 @@ def test_a_strangers_job_is_never_deleted():
     assert tidy(record("check"), StepSeen(StepState.RUNNING, foreign=True), "team") == ()
 
 
+@pytest.mark.parametrize(("hours", "started"), [(0.9, False), (1, False), (1.1, True), (24 * 365, True)])
+def test_no_attempt_waits_longer_than_any_pause_is(hours, started):
+    # The clock went wrong when the time was written, and has been put right since.
+    known = record("check", state="Crashed", retry_at=later(hours=hours))
+    assert (StartStep in kinds(drive(STEP, known, GONE, NOW))) is started
+    assert asks(known, GONE, NOW) is started
+
+
 def test_backoff_doubles_to_a_bound_and_spreads_by_its_key():
     waits = [backoff(n, "a") for n in range(1, 30)]
     assert waits == sorted(waits)
