@@ -193,7 +193,7 @@ CATALOGUE: dict[Reason, Advice] = {
     Reason.SOURCE_MISSING: _w("A ConfigMap of the source, or a key in it, does not exist.", "Create it, or correct `spec.source`."),
     Reason.SECRET_MISSING: _w("A Secret, or a key in it, that the step needs does not exist.", "Create the Secret; the step starts by itself."),
     Reason.IMAGE_UNAVAILABLE: _w("An image of the step cannot be pulled.", "Correct the reference, or give the pod template its pull secret."),
-    Reason.POD_REFUSED: _w("The API server refused the step's pod (quota, policy, admission).", "Read the message; raise the quota or change the pod template."),
+    Reason.POD_REFUSED: _w("The API server refused the step's pod, or a change of an object (quota, policy, admission).", "Read the message; raise the quota, change the pod template, or allow what was refused."),
     Reason.POD_PENDING: _w("The step's pod is not running yet.", "Read the message; see `kubectl describe pod`."),
     Reason.POD_UNREACHABLE: _w("The step's pod should be gone and is not, or its node does not report it any more; whether its process still works is not known.", "See to it that the node is down, or that the process has ended: a second one is not started beside it. Then delete the Job that the message names (`kubectl delete job`; the pod itself with `--force` after that, should it stay): the journal is asked what was done."),
     Reason.DATABASE_BUSY: _w("Another operation holds this database.", "Wait for it, or look at `status.activeOperation` of the PostgresDatabase."),

@@ -14,7 +14,7 @@ from kubernetes.aio.client.configuration import Configuration
 
 from godwit.cluster import lease
 from godwit.cluster.kubernetes import KubernetesCluster
-from godwit.cluster.port import RefusedError
+from godwit.cluster.port import RefusedError, UnavailableError
 from godwit.cluster.rest import Rest
 from godwit.contract.environment import REQUEST_HASH_ANNOTATION
 from godwit.planner.decision import StepState
@@ -130,3 +130,27 @@ async def test_times_are_the_api_servers(said: timedelta | None, expected: timed
     async with answering(handler) as cluster:
         await cluster.get("ConfigMap", "shop", "files")
         assert abs(cluster.now() - datetime.now(UTC) - expected) < timedelta(seconds=5)
+
+
+META = {"name": "shop", "namespace": "shop", "uid": "u", "resourceVersion": "1"}
+INVALID = {
+    "message": 'PostgresDatabase.godwit.dev "shop" is invalid: spec.backup: Required value',
+    "reason": "Invalid",
+    "details": {"causes": [{"reason": "FieldValueRequired", "field": "spec.backup"}]},
+}
+MOVED = {"message": "the server rejected our request due to an error in our request", "reason": "Invalid"}
+"""What it says of a JSON patch that does not fit (k8s.io/apiserver, handlers/patch.go): no cause."""
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"), [(INVALID, RefusedError), (MOVED, UnavailableError)], ids=["invalid", "moved"]
+)
+async def test_a_finalizer_that_is_refused_says_why(answer: dict[str, object], error: type[Exception]):
+    async def handler(request: web.Request) -> web.StreamResponse:
+        if request.method == "PATCH":
+            return web.json_response(answer, status=422)
+        return web.json_response({"kind": "PostgresDatabase", "metadata": META})
+
+    async with answering(handler) as cluster:
+        with pytest.raises(error, match="Required value" if answer is INVALID else "too often"):
+            await cluster.set_finalizer("PostgresDatabase", "shop", "shop", "u", present=True)

@@ -9,11 +9,24 @@ from godwit.api.common import SPEC_HASH
 from godwit.api.kinds import parse
 from godwit.cluster.local import LocalCluster
 from godwit.cluster.port import ConflictError, GoneError, Manifest, RefusedError
+from godwit.contract.reasons import Reason
 from godwit.controller.act import Actor, NotDoneError
 from godwit.controller.loop import Controller, utc_now
 from godwit.controller.queue import Key
 from godwit.controller.slots import Slots
-from godwit.planner.decision import Create, SaveDocument, StepSeen, StepSpec, StepState, Unreachable
+from godwit.planner.decision import (
+    Create,
+    Delete,
+    DeleteStep,
+    Effect,
+    Hold,
+    SaveDocument,
+    SetFinalizer,
+    StepSeen,
+    StepSpec,
+    StepState,
+    Unreachable,
+)
 
 NAMESPACE = "shop"
 OWNER = {"kind": "PostgresDatabase", "name": "shop"}
@@ -201,6 +214,28 @@ async def test_a_document_that_the_api_server_refuses_keeps_nothing_else_from_be
     about = parse(cluster.apply(DATABASE))
     assert await Actor(cluster, Slots(1)).act(about, SaveDocument(NAMESPACE, "job", "shop-plan-1")) is None
     assert await cluster.get("ConfigMap", NAMESPACE, "shop-plan-1") is None
+
+
+@pytest.mark.parametrize(
+    "effect",
+    [
+        pytest.param(SetFinalizer(KEY.kind, NAMESPACE, "shop", "", present=True), id="a finalizer"),
+        pytest.param(Delete(KEY.kind, NAMESPACE, "shop", ""), id="a deletion"),
+        pytest.param(DeleteStep(NAMESPACE, "shop-check-1"), id="a Job's deletion"),
+        pytest.param(Hold(NAMESPACE, "shop", "1", None), id="who holds the database"),
+    ],
+)
+async def test_whatever_the_api_server_refuses_is_told_with_its_own_words(cluster: Cluster, effect: Effect):
+    # An admission policy, or a right that was taken away: a log alone would say why nothing gets on.
+    async def refuse(*_: object, **__: object) -> None:
+        raise RefusedError("denied by policy hands-off")
+
+    about = parse(cluster.apply(DATABASE))
+    for name in ("set_finalizer", "delete", "delete_step", "apply_status"):
+        setattr(cluster, name, refuse)
+    with pytest.raises(NotDoneError, match=r"shop.*: denied by policy hands-off") as caught:
+        await Actor(cluster, Slots(1)).act(about, effect)
+    assert caught.value.failure.reason is Reason.POD_REFUSED
 
 
 @pytest.mark.parametrize(
