@@ -22,6 +22,7 @@ from godwit.cluster.port import (
     UnavailableError,
 )
 from godwit.contract.outcome import Failure
+from godwit.contract.reasons import Reason
 from godwit.controller.act import Actor, NotDoneError
 from godwit.controller.metrics import Metrics
 from godwit.controller.observe import Observer, Seen
@@ -229,7 +230,12 @@ class Controller:
         wanted, have = _own(status.to_json()), _own(resource.status.to_json())
         if wanted == have:
             return manifest
-        written = await self._cluster.apply_status(manifest, wanted, STATUS_MANAGER)
+        try:
+            written = await self._cluster.apply_status(manifest, wanted, STATUS_MANAGER)
+        except RefusedError as error:  # an event is all that can say so
+            text = f"The API server refused the status: {error}"
+            await self._cluster.event(resource.ref, "Warning", Reason.POD_REFUSED, text)
+            raise
         self.metrics.reported(parse(manifest), parse(written))
         return written
 

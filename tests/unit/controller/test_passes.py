@@ -300,3 +300,18 @@ async def test_a_pod_that_is_lost_with_its_node_is_told_of_once_and_gives_its_sl
     assert [event.reason for event in cluster.events].count("PodUnreachable") == 1
     assert len(bench.controller.slots) == 0
     assert len(cluster.jobs(NAMESPACE)) == 1
+
+
+async def test_a_status_that_is_refused_is_told_by_an_event(cluster: Cluster):
+    # CRDs that are older than the operator lack a field: no status can be written, and none can say why.
+    async def refuse(*_: object, **__: object) -> Manifest:
+        raise RefusedError(".status.moon: field not declared in schema")
+
+    cluster.apply_status = refuse  # type: ignore[method-assign]
+    bench = Bench(cluster)
+    bench.controller.changed(cluster.apply(DATABASE))
+    await bench.until(300)
+    assert len(bench.passes) < 25
+    (told,) = cluster.events
+    assert (told.type, told.reason) == ("Warning", "PodRefused")
+    assert ".status.moon" in told.message
