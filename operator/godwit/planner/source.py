@@ -15,6 +15,8 @@ MANAGED_BY = {"app.kubernetes.io/managed-by": "godwit"}
 prune)."""
 
 _LONGEST = 200
+_ALWAYS_HASHED = {"method", "acceptDataLoss", "acceptReplicationLoss"}
+"""Fields of a restore that have defaults and are as old as its hash: what was done by it stays known."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ def stem(name: str) -> str:
 def spec_hash(spec: ApiModel) -> str:
     """Digest of what a spec says beside defaults: a field that a newer version adds changes nothing."""
     said = spec.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
-    return digest(said)
+    return digest(said | {key: value for key, value in spec.to_json().items() if key in _ALWAYS_HASHED})
 
 
 def spec_hash_of(resource: MigrationRun | DatabaseRestore) -> str:
