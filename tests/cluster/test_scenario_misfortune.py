@@ -196,3 +196,38 @@ async def test_an_attempt_that_goes_on_without_its_job_is_not_repeated(
         await stage.orphan_job(job)
         await play.step_running("shop-2", "apply")
     await ended_well(play)
+
+
+async def copies(stage: Stage) -> list[str]:
+    """Names of the pinned copies of the source."""
+    return [m["metadata"]["name"] for m in await stage.all("ConfigMap") if m.get("immutable")]
+
+
+async def test_a_pinned_copy_that_is_deleted_during_a_run_is_made_again(
+    stage: Stage, play: Play, begun: None
+) -> None:
+    async with play.locked("gate"):
+        await play.source("files", {ZERO: GATE, **FILES})
+        await play.backup_running("shop-2")
+        for name in await copies(stage):
+            await stage.delete("ConfigMap", name)
+    await ended_well(play)
+    assert await play.runs() == ["shop-1", "shop-2"]
+
+
+async def test_a_run_whose_source_nobody_has_any_more_ends_and_is_planned_anew(
+    stage: Stage, play: Play, begun: None
+) -> None:
+    async with play.locked("gate"):
+        await play.source("files", {ZERO: GATE, **FILES})
+        await play.backup_running("shop-2")
+        for name in [*await copies(stage), "files"]:
+            await stage.delete("ConfigMap", name)
+    await play.waiting("SourceMissing", says="files")
+    run = await play.until("MigrationRun", "shop-2", "SourceChanged", ready="False", says="was deleted")
+    assert run["status"]["outcome"] == "Failed"
+    assert play.applied() == [ZERO]
+
+    await play.source("files", {ZERO: GATE, **FILES})
+    await ended_well(play)
+    assert await play.runs() == ["shop-1", "shop-2", "shop-3"]

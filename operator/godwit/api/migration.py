@@ -103,6 +103,7 @@ class VerifySpec(ApiModel):
         tuple[CheckSpec, ...],
         Field(max_length=32, json_schema_extra=LIST_MAP_BY_NAME),
     ] = ()
+    """Together at most some 100 KiB: a step's pod is told each of them twice, in an annotation."""
 
 
 class ResolveSpec(ApiModel):

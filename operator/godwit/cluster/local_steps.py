@@ -199,7 +199,7 @@ class LocalSteps:
         for name in spec.source.config_maps if spec.source is not None else ():
             found = self._config_map(spec.namespace, name)
             if found is None:
-                raise MissingError(Reason.POD_PENDING, f'configmap "{name}" not found')
+                raise MissingError(Reason.SOURCE_MISSING, f'configmap "{name}" not found')
             config_maps.append(found)
         if spec.source is not None and spec.source.image is not None:
             image = spec.source.image

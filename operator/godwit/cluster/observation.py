@@ -7,13 +7,15 @@ and says nothing that a decision needs.
 import contextlib
 import json
 import re
+from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from godwit.cluster.jobs import CONTAINER
 from godwit.contract.environment import REQUEST_HASH_ANNOTATION
 from godwit.contract.outcome import StepOutcome
 from godwit.contract.reasons import Reason
-from godwit.planner.decision import StepSeen, StepState
+from godwit.planner.decision import StepSeen, StepState, Unreachable
 
 Manifest = dict[str, Any]
 
@@ -92,13 +94,14 @@ def step_seen(job: Manifest, pod: Manifest | None, warning: str, request_hash: s
     if status.get("phase") in _OVER:
         # Evicted or lost with its node before the kubelet could tell how the container ended.
         return _crashed(f"its pod ended: {status.get('reason', '')} {status.get('message', '')}")
+    lost = _unreachable(job, pod)
     if _running(pod):
-        return StepSeen(StepState.RUNNING)
-    waiting = _waiting(pod)
+        return StepSeen(StepState.RUNNING, unreachable=lost)
+    waiting = replace(_waiting(pod), unreachable=lost)
     if waiting.message or not warning:
         return waiting
     reason = Reason.SOURCE_MISSING if _CONFIG_MAP.search(warning) else Reason.POD_PENDING
-    return StepSeen(StepState.PENDING, reason, _text(warning))
+    return StepSeen(StepState.PENDING, reason, _text(warning), unreachable=lost)
 
 
 def step_ended(manifest: Manifest) -> bool:
@@ -175,6 +178,36 @@ def _waiting(pod: Manifest) -> StepSeen:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return StepSeen(StepState.PENDING, Reason.POD_PENDING, _text(condition.get("message", "")))
     return StepSeen(StepState.PENDING, Reason.POD_PENDING)
+
+
+def _unreachable(job: Manifest, pod: Manifest) -> Unreachable | None:
+    """Since when the pod should have been gone, or nothing was heard of it; None where all is well.
+
+    Its deletion is due when its grace is over (metav1.ObjectMeta, deletionTimestamp), and only its kubelet
+    can carry it out. Of a node that is silent the node lifecycle controller sets Ready to False and leaves
+    the rest (k8s.io/kubernetes pkg/controller/util/node, MarkPodsNotReady); a kubelet always gives a reason.
+    """
+    name, node = pod["metadata"]["name"], pod.get("spec", {}).get("nodeName") or "(none)"
+    due, silent = pod["metadata"].get("deletionTimestamp"), _silent_since(pod) if _running(pod) else None
+    if silent and not (due and due < silent):
+        since, what = silent, f"has not been heard of since {_when(silent)}"
+    elif due:
+        since, what = due, f"was to be gone at {_when(due)} and is not"
+    else:
+        return None
+    text = f"Pod {name} on node {node} {what}; whether its process still works is not known. Its Job is "
+    return Unreachable(datetime.fromisoformat(since), f"{text}{job['metadata']['name']}.")
+
+
+def _silent_since(pod: Manifest) -> str | None:
+    conditions: list[Manifest] = pod.get("status", {}).get("conditions", [])
+    ready = next((c for c in conditions if c["type"] == "Ready"), {})
+    silent = ready.get("status") == "False" and not ready.get("reason")
+    return ready.get("lastTransitionTime") if silent else None
+
+
+def _when(time: str) -> str:
+    return f"{datetime.fromisoformat(time):%F %T} UTC"
 
 
 def _container(pod: Manifest) -> Manifest:

@@ -5,6 +5,8 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -26,6 +28,8 @@ APPLY_PATCH = "application/apply-patch+yaml"
 FIELD_MANAGER = "godwit"
 """Field manager of everything but statuses."""
 _TIMEOUT = aiohttp.ClientTimeout(total=30, connect=5)
+_ALIKE = timedelta(seconds=2)
+"""Clocks that differ by no more are taken for the same: an answer tells whole seconds, and takes a moment."""
 _NOT_TYPED = "failed to create typed patch object"
 """How the API server says, with status 500, that an applied object does not fit the schema's types."""
 _NO_WEBHOOK = "failed calling webhook"
@@ -91,6 +95,8 @@ class Rest:
 
     def __init__(self, client: ApiClient) -> None:
         self._client = client
+        self._ahead = timedelta(0)
+        """How far the API server's clock is ahead of ours, by its last answer."""
 
     @staticmethod
     async def connect(kubeconfig: str | None) -> "Rest":
@@ -120,6 +126,16 @@ class Rest:
         client = ApiClient(configuration)
         client.user_agent = "godwit"
         return Rest(client)
+
+    def now(self) -> datetime:
+        """The API server's time, in UTC; our own before it has answered."""
+        return datetime.now(UTC) + self._ahead
+
+    def _hear(self, date: str | None) -> None:
+        """Take notice of the time in an answer (`Date`, RFC 9110, section 6.6.1)."""
+        with contextlib.suppress(ValueError, TypeError):
+            ahead = parsedate_to_datetime(date or "").astimezone(UTC) - datetime.now(UTC)
+            self._ahead = ahead if abs(ahead) > _ALIKE else timedelta(0)
 
     @property
     def _host(self) -> str:
@@ -174,6 +190,7 @@ class Rest:
             answer = await self._client.call_api(
                 method, url, header_params=headers, body=data, _request_timeout=_TIMEOUT
             )
+            self._hear(answer.headers.get("Date"))
             content: bytes = await answer.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             # Only the kind: the text of some of these holds addresses that change from try to try.

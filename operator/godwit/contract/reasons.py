@@ -25,7 +25,11 @@ class Advice(NamedTuple):
 
 
 class Reason(StrEnum):
-    """CamelCase, as Kubernetes' API conventions ask of condition reasons."""
+    """CamelCase, as Kubernetes' API conventions ask of condition reasons.
+
+    One that a newer version wrote is read too, and written back as it was: an operator that was set back to
+    an older version, or the outcome of a newer one's step, must not be refused for it.
+    """
 
     # How things stand
     UP_TO_DATE = "UpToDate"
@@ -51,6 +55,7 @@ class Reason(StrEnum):
     IMAGE_UNAVAILABLE = "ImageUnavailable"
     POD_REFUSED = "PodRefused"
     POD_PENDING = "PodPending"
+    POD_UNREACHABLE = "PodUnreachable"
     DATABASE_BUSY = "DatabaseBusy"
     STEP_CRASHED = "StepCrashed"
     STEP_LOST = "StepLost"
@@ -91,6 +96,7 @@ class Reason(StrEnum):
     DOWNGRADE_FORBIDDEN = "DowngradeForbidden"
     INVALID_INDEX = "InvalidIndex"
     RESTORED_HOLD = "RestoredHold"
+    REQUEST_TOO_LARGE = "RequestTooLarge"
     # The run
     PLAN_CHANGED = "PlanChanged"
     STATE_MOVED = "StateMoved"
@@ -122,15 +128,28 @@ class Reason(StrEnum):
     CONTRACT_MISMATCH = "ContractMismatch"
     INTERNAL_ERROR = "InternalError"
 
+    @classmethod
+    def _missing_(cls, value: object) -> "Reason | None":
+        if not isinstance(value, str):
+            return None
+        newer = str.__new__(cls, value)
+        newer._name_ = newer._value_ = value
+        return newer
+
+    @property
+    def known(self) -> bool:
+        """Whether this version has it."""
+        return self in CATALOGUE
+
     @property
     def advice(self) -> Advice:
         """Kind, meaning and next step of this reason."""
-        return CATALOGUE[self]
+        return CATALOGUE.get(self, _NEWER)
 
     @property
     def terminal(self) -> bool:
         """Whether only a change of spec, source, history or a request can help."""
-        return CATALOGUE[self].kind is Kind.TERMINAL
+        return self.advice.kind is Kind.TERMINAL
 
 
 def _p(meaning: str, then: str = "Nothing: Godwit goes on by itself.") -> Advice:
@@ -144,6 +163,12 @@ def _w(meaning: str, then: str) -> Advice:
 def _t(meaning: str, then: str) -> Advice:
     return Advice(Kind.TERMINAL, meaning, then)
 
+
+_NEWER = _t(
+    "A reason of a newer version of Godwit.",
+    "Read the message; a newer version knows the reason. Then annotate the DatabaseMigration with `godwit.dev/requested-at`.",
+)
+"""Of what this version does not know: whether it would pass by itself is for a person to say."""
 
 # fmt: off
 # A table: one reason a row.
@@ -168,8 +193,9 @@ CATALOGUE: dict[Reason, Advice] = {
     Reason.SOURCE_MISSING: _w("A ConfigMap of the source, or a key in it, does not exist.", "Create it, or correct `spec.source`."),
     Reason.SECRET_MISSING: _w("A Secret, or a key in it, that the step needs does not exist.", "Create the Secret; the step starts by itself."),
     Reason.IMAGE_UNAVAILABLE: _w("An image of the step cannot be pulled.", "Correct the reference, or give the pod template its pull secret."),
-    Reason.POD_REFUSED: _w("The API server refused the step's pod (quota, policy, admission).", "Read the message; raise the quota or change the pod template."),
+    Reason.POD_REFUSED: _w("The API server refused the step's pod, or a change of an object (quota, policy, admission).", "Read the message; raise the quota, change the pod template, or allow what was refused."),
     Reason.POD_PENDING: _w("The step's pod is not running yet.", "Read the message; see `kubectl describe pod`."),
+    Reason.POD_UNREACHABLE: _w("The step's pod should be gone and is not, or its node does not report it any more; whether its process still works is not known.", "See to it that the node is down, or that the process has ended: a second one is not started beside it. Then delete the Job that the message names (`kubectl delete job`; the pod itself with `--force` after that, should it stay): the journal is asked what was done."),
     Reason.DATABASE_BUSY: _w("Another operation holds this database.", "Wait for it, or look at `status.activeOperation` of the PostgresDatabase."),
     Reason.STEP_CRASHED: _w("The step ended without an outcome (killed, out of memory, node lost).", "Nothing at first: it is tried again. Then read its log, raise its memory."),
     Reason.STEP_LOST: _w("The step's Job is gone without an outcome.", "Nothing: the journal in the database is asked what happened."),
@@ -208,6 +234,7 @@ CATALOGUE: dict[Reason, Advice] = {
     Reason.DOWNGRADE_FORBIDDEN: _t("In Production a lower targetVersion needs `spec.allowDowngrade`.", "Set it, or go forward by a new migration."),
     Reason.INVALID_INDEX: _p("The database has an INVALID index.", "Drop it concurrently and build it again."),
     Reason.RESTORED_HOLD: _t("These migrations were taken away by a restore and are held.", "Change spec or source, or annotate `godwit.dev/requested-at`."),
+    Reason.REQUEST_TOO_LARGE: _t("The checks in `spec.verify` are together larger than what a step can be given.", "Shorten them: a long query fits into a view, or a function, that the check asks."),
     Reason.PLAN_CHANGED: _w("Under the lock the plan came out different.", "Nothing: it is planned again."),
     Reason.STATE_MOVED: _w("Somebody else changed the database since the plan.", "Nothing: it is planned again."),
     Reason.TOO_LATE: _w("The step came later than it was allowed to.", "Nothing: it is started again with a new time, or a new backup."),

@@ -50,16 +50,20 @@ class Actor:
         Raises NotDoneError where a name is taken or the API server refuses; the port's errors otherwise:
         GoneError also where what has the name is about to go.
         """
+        try:
+            await self._act(about, effect)
+        except RefusedError as error:
+            if isinstance(effect, StartStep):
+                self._slots.leave(effect.spec.namespace, effect.spec.job)
+            text = f"The API server refused {_what(effect)}: {error}"
+            raise NotDoneError(Failure(reason=Reason.POD_REFUSED, message=text)) from error
+
+    async def _act(self, about: Resource, effect: Effect) -> None:
         cluster = self._cluster
         match effect:
             case StartStep(spec):
                 self._slots.enter(Key(spec.owner.kind, spec.namespace, spec.owner.name), spec.job)
-                try:
-                    await cluster.start_step(spec)
-                except RefusedError as error:
-                    self._slots.leave(spec.namespace, spec.job)
-                    text = f"The API server refused the Job {spec.job}: {error}"
-                    raise NotDoneError(Failure(reason=Reason.POD_REFUSED, message=text)) from error
+                await cluster.start_step(spec)
             case DeleteStep(namespace, job):
                 await cluster.delete_step(namespace, job)
                 self._slots.leave(namespace, job)
@@ -80,11 +84,7 @@ class Actor:
 
     async def _create(self, manifest: Manifest) -> None:
         kind, name = manifest["kind"], manifest["metadata"]["name"]
-        try:
-            found = await self._cluster.create(manifest)
-        except RefusedError as error:
-            text = f"The API server refused {kind} {name}: {error}"
-            raise NotDoneError(Failure(reason=Reason.POD_REFUSED, message=text)) from error
+        found = await self._cluster.create(manifest)
         if not _ours(found, manifest):
             if _passing(found, manifest):
                 raise GoneError(f"{kind} {name} exists and is about to go, with what owned it.")
@@ -113,6 +113,27 @@ class Actor:
         made = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, **content}
         with contextlib.suppress(RefusedError):  # what makes room for it, perhaps, comes after it
             await self._cluster.create(made)
+
+
+def _what(effect: Effect) -> str:
+    """What the API server was asked for."""
+    match effect:
+        case StartStep(spec):
+            return f"the Job {spec.job}"
+        case DeleteStep(_, job):
+            return f"to delete the Job {job}"
+        case Create(manifest):
+            return f"{manifest['kind']} {manifest['metadata']['name']}"
+        case Delete(kind, _, name, _):
+            return f"to delete {kind} {name}"
+        case SetFinalizer(kind, _, name, _, _):
+            return f"a change of the finalizers of {kind} {name}"
+        case Hold(_, database, _, _):
+            return f"a change of the status of {PostgresDatabase.KIND} {database}"
+        case SaveDocument(_, _, name):
+            return f"ConfigMap {name}"
+        case Emit():
+            return "an event"
 
 
 def _ours(found: Manifest, wanted: Manifest) -> bool:

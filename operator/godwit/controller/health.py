@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from godwit.controller.loop import Controller
 
 STUCK_AFTER = 120.0
-"""Seconds that a due key may wait before the process counts as stuck and is better restarted."""
+"""Seconds without any movement while a key is due: then the process is stuck, and better restarted."""
 LAG_LIMIT = 10.0
 """Seconds for which the event loop may have been blocked."""
 
@@ -35,9 +35,9 @@ class Health:
         lag = time.monotonic() - self._turned
         if lag > LAG_LIMIT:
             return f"the event loop has not turned for {lag:.0f} s"
-        oldest = self._controller.queue.oldest_unserved()
-        if oldest > STUCK_AFTER:
-            return f"the oldest due object has been waiting for {oldest:.0f} s"
+        still = self._controller.queue.standstill()
+        if still > STUCK_AFTER:
+            return f"due objects have been waiting for {still:.0f} s in which nothing moved"
         return ""
 
     async def healthz(self, _: web.Request) -> web.Response:

@@ -22,6 +22,7 @@ from godwit.cluster.port import (
     UnavailableError,
 )
 from godwit.contract.outcome import Failure
+from godwit.contract.reasons import Reason
 from godwit.controller.act import Actor, NotDoneError
 from godwit.controller.metrics import Metrics
 from godwit.controller.observe import Observer, Seen
@@ -31,7 +32,7 @@ from godwit.controller.slots import NoSlotError, Slots
 from godwit.planner import backup, database, migration, restore, run
 from godwit.planner.conditions import Verdict, conditions
 from godwit.planner.decision import Decision, Emit
-from godwit.planner.step import backoff
+from godwit.planner.step import backoff, overdue
 
 log = structlog.get_logger("godwit.controller")
 
@@ -41,6 +42,8 @@ LATER = 1.0
 """The same for a step of which something else than its end was seen."""
 NO_SLOT = 15.0
 """The same for one that waits for a slot, should whoever was woken before it have no use for one."""
+AT_ONCE = 3
+"""Conflicts in a row after which the next look comes at once: others write the same object, now and then."""
 
 
 def utc_now() -> datetime:
@@ -159,7 +162,9 @@ class Controller:
             after = await self.reconcile(key)
             self._failures.pop(key, None)
         except ConflictError:
-            after, result = 0.0, "conflict"
+            after, result = self._backoff(key), "conflict"
+            if self._failures[key] <= AT_ONCE:
+                after = 0.0
         except NoSlotError:
             after, result = NO_SLOT, "no slot"
         except NotDoneError:  # the status says why
@@ -180,9 +185,14 @@ class Controller:
 
     async def reconcile(self, key: Key) -> float | None:
         """Observe, decide, report, act. Returns seconds until the object must be looked at again."""
+        known = self._references.newest(key)
         manifest = await self._cluster.get(key.kind, key.namespace, key.name)
-        if manifest is None:  # one that is made anew meanwhile has an event of its own
+        if manifest is None:
+            # A watch that had to begin anew does not say what went meanwhile. What is made anew has another
+            # uid, and an event of its own.
             self.slots.forget(key)
+            if known is not None:
+                self.gone(key.kind, key.namespace, key.name, known)
             return None
         seen = await self._observer.observe(manifest)
         self._learn(seen)
@@ -220,14 +230,20 @@ class Controller:
         wanted, have = _own(status.to_json()), _own(resource.status.to_json())
         if wanted == have:
             return manifest
-        written = await self._cluster.apply_status(manifest, wanted, STATUS_MANAGER)
+        try:
+            written = await self._cluster.apply_status(manifest, wanted, STATUS_MANAGER)
+        except RefusedError as error:  # an event is all that can say so
+            text = f"The API server refused the status: {error}"
+            await self._cluster.event(resource.ref, "Warning", Reason.POD_REFUSED, text)
+            raise
         self.metrics.reported(parse(manifest), parse(written))
         return written
 
     def _learn(self, seen: Seen) -> None:
         """Steps that are there take a slot, also those that were started before this process.
 
-        One that is held back (no Secret, no image, no node) leaves it to others: it may stay so for days.
+        One that is held back (no Secret, no image, no node), or lost with its node, leaves it to others: it
+        may stay so for days.
         """
         resource, steps = _steps_of(seen)
         key = Key(resource.KIND, resource.metadata.namespace, resource.metadata.name)
@@ -236,6 +252,7 @@ class Controller:
             if found is not None:
                 starting = found.state in {"NoPod", "Pending"} and not found.message
                 active = (starting or found.state == "Running") and not found.foreign
+                active = active and not overdue(found, self._now())
                 self.slots.learn(key, record.job, active=active)
 
 

@@ -13,10 +13,11 @@ from godwit.api.restore import DatabaseRestore
 from godwit.api.run import MigrationRun
 from godwit.cluster.port import Cluster, Manifest
 from godwit.contract.progress import RunProgress
+from godwit.contract.reasons import Reason
 from godwit.contract.source import source_content
 from godwit.planner.backup import BackupSeen
 from godwit.planner.database import DatabaseSeen
-from godwit.planner.decision import GONE, SourceSeen, StepSeen, StepState
+from godwit.planner.decision import GONE, LostCopy, SourceSeen, StepSeen, StepState
 from godwit.planner.migration import MigrationSeen, spare_copies
 from godwit.planner.restore import RestoreSeen
 from godwit.planner.run import RunSeen
@@ -99,10 +100,13 @@ class Observer:
         base = cast("PostgresDatabase | None", database)
         if migration is not None and migration.metadata.uid != spec.migration_ref.uid:
             migration = None  # a namesake, made later
+        parent = cast("DatabaseMigration | None", migration)
+        misses = any(found.reason is Reason.SOURCE_MISSING for found in steps.values())
         return RunSeen(
             run=run,
             database=base,
-            migration=cast("DatabaseMigration | None", migration),
+            migration=parent,
+            lost=await self._lost_copy(run, parent) if misses else None,
             backup=cast("DatabaseBackup | None", backup),
             restore=cast("DatabaseRestore | None", restore),
             steps=steps,
@@ -111,10 +115,20 @@ class Observer:
             progress=await self._progress(run, steps),
         )
 
+    async def _lost_copy(self, run: MigrationRun, migration: DatabaseMigration | None) -> LostCopy | None:
+        names, space = run.spec.source.config_maps, run.metadata.namespace
+        found = await asyncio.gather(*(self._cluster.get("ConfigMap", space, name) for name in names))
+        name = next((name for name, copy in zip(names, found, strict=True) if copy is None), None)
+        if name is None:
+            return None
+        return LostCopy(name, SourceSeen() if migration is None else await self._source(migration))
+
     async def _progress(self, run: MigrationRun, steps: dict[str, StepSeen]) -> RunProgress | None:
         """How far the step is that was running when last looked at, too: a short one is never asked."""
         for record in run.status.steps:
-            running = steps.get(record.name, GONE).state is StepState.RUNNING
+            found = steps.get(record.name, GONE)
+            # The log of a node that does not answer is waited for in vain, half a minute each time.
+            running = found.state is StepState.RUNNING and found.unreachable is None
             if running and record.state == StepState.RUNNING:
                 return await self._cluster.read_progress(run.metadata.namespace, record.job)
         return None

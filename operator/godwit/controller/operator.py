@@ -58,7 +58,10 @@ async def run(options: Options) -> int:
 
 async def _serve(cluster: KubernetesCluster, options: Options, stop: asyncio.Event) -> int:
     controller = Controller(
-        cluster, image=options.step_image, max_concurrent_steps=options.max_concurrent_steps
+        cluster,
+        image=options.step_image,
+        max_concurrent_steps=options.max_concurrent_steps,
+        now=cluster.now,
     )
     ready = asyncio.Event()
     failed: list[str] = []

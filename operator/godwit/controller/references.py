@@ -137,6 +137,10 @@ class References:
         """Whether the object was seen, and has not gone since."""
         return key in self._depends
 
+    def newest(self, key: Key) -> str | None:
+        """The uid of the newest object of that name that was seen and has not gone; None where none is."""
+        return next(reversed(self._uids.get(key, [])), None)
+
     def concerned(self, key: Key) -> set[Key]:
         """Whoever must be looked at when the object changes, other than itself."""
         found = self._dependents.get(key, set()) | self._told.get(key, set())

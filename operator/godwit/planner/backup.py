@@ -16,16 +16,16 @@ from godwit.contract.request import (
     VerbInput,
     VerifyBackupInput,
 )
-from godwit.planner.conditions import Stand, Verdict, announce, conditions, phase
+from godwit.planner.conditions import Stand, Verdict, decided
 from godwit.planner.decision import GONE, Decision, Effect, StepSeen, StepSpec
 from godwit.planner.holding import finalizer
 from godwit.planner.policy import connection_of, version_text
 from godwit.planner.runs import PLAN_AGAIN
-from godwit.planner.step import TIDY, Step, again, drive, job_name, tidy
+from godwit.planner.step import LONGEST_PAUSE, TIDY, Step, again, drive, job_name, tidy
 
 DUMP_BUDGET = 24 * 3_600
 """Seconds that a dump may take."""
-DELETE_PAUSE = 3_600.0
+DELETE_PAUSE = LONGEST_PAUSE.total_seconds()
 """Seconds until the file of a deleted backup is tried again whose step left no outcome too often."""
 
 
@@ -54,10 +54,10 @@ def decide(seen: BackupSeen, now: datetime) -> Decision:
     effects: tuple[Effect, ...] = (finalizer(backup, present=True),) if keeps_file else ()
     if status.verified:
         effects = (*effects, *_tidy(seen, "backup"))
-        return _decision(seen, status, _done(status), now, effects=effects)
+        return decided(seen.backup, status, _done(status), now, effects=effects)
     if status.failure is not None:
         effects = (*effects, *_tidy(seen, "backup"))
-        return _decision(seen, status, _over(status.failure), now, effects=effects)
+        return decided(seen.backup, status, _over(status.failure), now, effects=effects)
     begun = status.step("backup") is not None
     if not begun and _run_is_over(seen):
         text = (
@@ -65,16 +65,16 @@ def decide(seen: BackupSeen, now: datetime) -> Decision:
         )
         failure = Failure(reason=Reason.CANCELLED, message=text)
         told = status.model_copy(update={"failure": failure})
-        return _decision(seen, told, _over(failure), now, effects=effects)
+        return decided(seen.backup, told, _over(failure), now, effects=effects)
     waiting = _waiting(seen)
     if waiting is not None and not begun:
-        return _decision(seen, status, Verdict.of(waiting), now, effects=effects, again_in=15.0)
+        return decided(seen.backup, status, Verdict.of(waiting), now, effects=effects, again_in=15.0)
     assert seen.database is not None or begun  # noqa: S101  _waiting looked
     if seen.database is None:
         text = f"PostgresDatabase {backup.spec.database_ref.name} was deleted meanwhile."
         failure = Failure(reason=Reason.BACKUP_FAILED, message=text)
         told = status.model_copy(update={"failure": failure})
-        return _decision(seen, told, _over(failure), now, again_in=TIDY)
+        return decided(seen.backup, told, _over(failure), now, again_in=TIDY)
     return _dumping(seen, seen.database, effects, now)
 
 
@@ -134,7 +134,7 @@ def _dumping(
         if failure is None:
             update |= _facts(progress.outcome)
             done = status.model_copy(update=update)
-            return _decision(seen, done, _done(done), now, effects=effects, again_in=TIDY)
+            return decided(seen.backup, done, _done(done), now, effects=effects, again_in=TIDY)
         # A run needs a backup of the planned state: another one ends the run, and it is planned again.
         over = failure.terminal or (order is not None and failure.reason in PLAN_AGAIN)
         if not over:
@@ -147,7 +147,9 @@ def _dumping(
     if failure is not None:
         verdict = _over(failure) if over else Verdict.of(failure)
     both = (*effects, *progress.effects)
-    return _decision(seen, told, verdict, now, effects=both, again_in=TIDY if over else progress.again_in)
+    return decided(
+        seen.backup, told, verdict, now, effects=both, again_in=TIDY if over else progress.again_in
+    )
 
 
 def _facts(outcome: StepOutcome) -> dict[str, object]:
@@ -177,24 +179,24 @@ def _deleting(seen: BackupSeen, now: datetime) -> Decision:
     backup, status = seen.backup, seen.backup.status
     verdict = Verdict.moving(Reason.DELETING)
     if FINALIZER not in backup.metadata.finalizers:
-        return _decision(seen, status, verdict, now)
+        return decided(seen.backup, status, verdict, now)
     letting_go = (finalizer(backup, present=False),)
     if (
         seen.namespace_terminating
         or not status.location
         or backup.spec.deletion_policy is DeletionPolicy.RETAIN
     ):
-        return _decision(seen, status, verdict, now, effects=letting_go)
+        return decided(seen.backup, status, verdict, now, effects=letting_go)
     dumping = _tidy(seen, "backup")
     if dumping:  # it would write the file after that was deleted
-        return _decision(seen, status, verdict, now, effects=dumping, again_in=1.0)
+        return decided(seen.backup, status, verdict, now, effects=dumping, again_in=1.0)
     step = _step(
         seen, "delete", (DeleteBackupInput(location=status.location),), status.volume, image=seen.image
     )
     progress = drive(step, status.step("delete"), seen.steps.get("delete", GONE), now)
     update = {"steps": (*(s for s in status.steps if s.name != "delete"), progress.record)}
     if progress.outcome is not None and progress.outcome.failure is None:
-        return _decision(seen, status.model_copy(update=update), verdict, now, effects=letting_go)
+        return decided(seen.backup, status.model_copy(update=update), verdict, now, effects=letting_go)
     failure = progress.failure
     if progress.outcome is not None or (failure is not None and failure.reason is Reason.DEADLINE_EXCEEDED):
         failure = progress.outcome.failure if progress.outcome is not None else failure
@@ -202,7 +204,7 @@ def _deleting(seen: BackupSeen, now: datetime) -> Decision:
         update = {"steps": (*(s for s in status.steps if s.name != "delete"), progress.record)}
     verdict = Verdict.of(failure) if failure else verdict
     told = status.model_copy(update=update)
-    return _decision(seen, told, verdict, now, effects=progress.effects, again_in=progress.again_in)
+    return decided(seen.backup, told, verdict, now, effects=progress.effects, again_in=progress.again_in)
 
 
 def _step(
@@ -268,22 +270,3 @@ def _done(status: DatabaseBackupStatus) -> Verdict:
     return Verdict(
         Stand.READY, Reason.BACKED_UP, f"{size}; the archive was read back and its checksum matches."
     )
-
-
-def _decision(
-    seen: BackupSeen,
-    status: DatabaseBackupStatus,
-    verdict: Verdict,
-    now: datetime,
-    *,
-    effects: tuple[Effect, ...] = (),
-    again_in: float | None = None,
-) -> Decision:
-    generation = seen.backup.metadata.generation
-    before = seen.backup.status
-    update = {
-        "observed_generation": generation,
-        "phase": phase(verdict),
-        "conditions": conditions(before, verdict, generation, now),
-    }
-    return Decision(status.model_copy(update=update), (*announce(before, verdict), *effects), again_in)

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
-from godwit.api.common import Condition, Status
+from godwit.api.common import Condition, Resource, Status
 from godwit.contract.outcome import Failure
 from godwit.contract.reasons import Reason
-from godwit.planner.decision import Emit
+from godwit.planner.decision import Decision, Effect, Emit
 
 
 class Stand(Enum):
@@ -106,3 +106,24 @@ def announce(before: Status, verdict: Verdict) -> tuple[Emit, ...]:
         return ()
     kind = "Warning" if verdict.stand in (Stand.STALLED, Stand.WAITING) else "Normal"
     return (Emit(kind, verdict.reason, verdict.message[:1_000]),)
+
+
+def decided(
+    resource: Resource,
+    status: Status,
+    verdict: Verdict,
+    now: datetime,
+    *,
+    effects: tuple[Effect, ...] = (),
+    again_in: float | None = None,
+) -> Decision:
+    """The decision to tell *verdict* of the object as it was observed, in *status*, its next one."""
+    generation = resource.metadata.generation
+    told = status.model_copy(
+        update={
+            "observed_generation": generation,
+            "phase": phase(verdict),
+            "conditions": conditions(resource.status, verdict, generation, now),
+        }
+    )
+    return Decision(told, (*announce(resource.status, verdict), *effects), again_in)

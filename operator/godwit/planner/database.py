@@ -11,7 +11,7 @@ from godwit.contract.identity import DatabaseIdentity
 from godwit.contract.outcome import CheckOutcome, Failure
 from godwit.contract.reasons import Reason
 from godwit.contract.request import CheckInput, StepRequest
-from godwit.planner.conditions import Stand, Verdict, announce, conditions, phase
+from godwit.planner.conditions import Stand, Verdict, decided
 from godwit.planner.decision import (
     GONE,
     Decision,
@@ -49,7 +49,7 @@ def decide(seen: DatabaseSeen, now: datetime) -> Decision:
     meta = database.metadata
     freed = _orphaned(seen)
     if meta.deleting:
-        return _decision(seen, status, Verdict.moving(Reason.DELETING), now, effects=freed)
+        return decided(seen.database, status, Verdict.moving(Reason.DELETING), now, effects=freed)
     key = check_key(seen)
     pause = interval(database.spec.check_interval)
     due = status.checked_at + pause if status.checked_at else now
@@ -58,12 +58,12 @@ def decide(seen: DatabaseSeen, now: datetime) -> Decision:
     if status.check_key == key and now < due:
         effects = (*freed, *_retention(seen, now), *tidy(record, seen.check, meta.namespace))
         left = (due - now).total_seconds()
-        return _decision(seen, status, _settled(status), now, effects=effects, again_in=left)
+        return decided(seen.database, status, _settled(status), now, effects=effects, again_in=left)
     if record is not None and record.job != step.build(record.attempt, record.started_at).job:
         stale = tidy(record, seen.check, meta.namespace)
         if stale:  # the status will name the new Job only: the old one goes first
             verdict = Verdict.moving(Reason.CHECKING)
-            return _decision(seen, status, verdict, now, effects=(*freed, *stale), again_in=LEAVING)
+            return decided(seen.database, status, verdict, now, effects=(*freed, *stale), again_in=LEAVING)
         record = None
     progress = drive(step, record, seen.check, now)
     if progress.outcome is not None and progress.outcome.failure is None:
@@ -83,7 +83,9 @@ def decide(seen: DatabaseSeen, now: datetime) -> Decision:
         verdict = _settled(status)  # a look on an interval does not unsettle a settled database
     else:
         verdict = Verdict.moving(Reason.CHECKING)
-    return _decision(seen, status, verdict, now, effects=(*freed, *progress.effects), again_in=again_in)
+    return decided(
+        seen.database, status, verdict, now, effects=(*freed, *progress.effects), again_in=again_in
+    )
 
 
 def check_key(seen: DatabaseSeen) -> str:
@@ -158,7 +160,7 @@ def _checked(seen: DatabaseSeen, progress: StepProgress, key: str, now: datetime
                 "warnings": found.warnings,
             }
         )
-    return _decision(seen, status, _settled(status), now, again_in=TIDY)
+    return decided(seen.database, status, _settled(status), now, again_in=TIDY)
 
 
 def _identity_accepted(seen: DatabaseSeen, found: DatabaseIdentity) -> bool:
@@ -214,23 +216,3 @@ def _orphaned(seen: DatabaseSeen) -> tuple[Effect, ...]:
     if active is not None and seen.holder_exists:
         return ()
     return given_back(seen.database, active.uid if active is not None else "")
-
-
-def _decision(
-    seen: DatabaseSeen,
-    status: PostgresDatabaseStatus,
-    verdict: Verdict,
-    now: datetime,
-    *,
-    effects: tuple[Effect, ...] = (),
-    again_in: float | None = None,
-) -> Decision:
-    meta = seen.database.metadata
-    told = status.model_copy(
-        update={
-            "observed_generation": meta.generation,
-            "phase": phase(verdict),
-            "conditions": conditions(seen.database.status, verdict, meta.generation, now),
-        }
-    )
-    return Decision(told, (*announce(seen.database.status, verdict), *effects), again_in)

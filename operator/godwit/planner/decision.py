@@ -1,6 +1,7 @@
 """What planners are given and what they answer: observations, effects, decisions. Values only."""
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -29,6 +30,15 @@ class StepState(StrEnum):
 
 
 @dataclass(frozen=True)
+class Unreachable:
+    """A pod of which its node tells nothing any more, by what the pod itself shows."""
+
+    since: datetime
+    """When it was to be gone (in the future while it may end) or was found silent, by the cluster's clock."""
+    message: str
+
+
+@dataclass(frozen=True)
 class StepSeen:
     """A step as the cluster shows it now."""
 
@@ -37,6 +47,8 @@ class StepSeen:
     """Why it does not run: SecretMissing, ImageUnavailable, PodRefused, PodPending, StepCrashed."""
     message: str = ""
     outcome: StepOutcome | None = None
+    unreachable: Unreachable | None = None
+    """Of a step that is pending or running: its pod may be lost with its node."""
     exited: bool = False
     """Whether a crashed step's container is known to have run: it left an exit status."""
     foreign: bool = False
@@ -164,6 +176,14 @@ class SourceSeen:
     """(data, binaryData) of each ConfigMap."""
     missing: str = ""
     """Name of the first ConfigMap that does not exist."""
+
+
+@dataclass(frozen=True)
+class LostCopy:
+    """A pinned copy of a run's source that is gone, and what it would be made of now."""
+
+    name: str
+    source: SourceSeen
 
 
 def owned_by(child: Resource, owner: Resource) -> bool:

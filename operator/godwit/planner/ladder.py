@@ -46,13 +46,15 @@ AFTER_COMMIT = {Reason.VERIFY_FAILED}
 def climb(fall: Fall) -> Climb:
     """The next rung.
 
-    Nothing is climbed after a check that failed after COMMIT, nor where nothing of ours is left.
+    Nothing is climbed after a check that failed after COMMIT (or what a newer version may mean by its
+    reason), nor where nothing of ours is left.
     Down files only under RollBack (or when a person asks), and never for a half-done file. A restore only
     where the database's owner has consented and a backup of this run exists; the step counts what it would
     lose.
     """
     progress = fall.progress
-    if fall.failure.reason in AFTER_COMMIT and not fall.wanted:
+    reason = fall.failure.reason
+    if (reason in AFTER_COMMIT or not reason.known) and not fall.wanted:
         return Climb.STOP
     if progress is None or (progress.applied + progress.resolved == 0 and not progress.partial):
         return Climb.STOP

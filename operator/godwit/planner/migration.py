@@ -14,7 +14,7 @@ from godwit.contract.policy import Environment
 from godwit.contract.reasons import Reason
 from godwit.planner import runs
 from godwit.planner.aftermath import noticed
-from godwit.planner.conditions import Stand, Verdict, announce, conditions, phase
+from godwit.planner.conditions import Stand, Verdict, decided
 from godwit.planner.decision import (
     GONE,
     Create,
@@ -27,7 +27,7 @@ from godwit.planner.decision import (
     StepSeen,
 )
 from godwit.planner.holding import finalizer
-from godwit.planner.policy import interval
+from godwit.planner.policy import interval, policy_of, too_large
 from godwit.planner.source import Pin, pin_manifests, pinned_source
 from godwit.planner.step import LEAVING, TIDY, StepProgress, again, backoff, drive, job_name, tidy
 
@@ -59,7 +59,7 @@ def decide(seen: MigrationSeen, now: datetime) -> Decision:
     status, database = seen.migration.status, seen.database
     if seen.migration.metadata.deleting:
         freed = _orphaned(seen)
-        return _decision(seen, status, Verdict.moving(Reason.DELETING), now, effects=freed)
+        return decided(seen.migration, status, Verdict.moving(Reason.DELETING), now, effects=freed)
     active = next((r for r in seen.runs if not r.status.outcome), None)
     if active is not None:
         return _running(seen, active, now)
@@ -67,7 +67,7 @@ def decide(seen: MigrationSeen, now: datetime) -> Decision:
     if refused is not None:
         left = tidy(status.step("plan"), seen.plan, seen.migration.metadata.namespace)
         freed, status = (*_orphaned(seen), *left), status if left else status.model_copy(update={"steps": ()})
-        return _decision(seen, status, Verdict.of(refused), now, effects=freed, again_in=60.0)
+        return decided(seen.migration, status, Verdict.of(refused), now, effects=freed, again_in=60.0)
     assert database is not None  # noqa: S101  _refused looked
     key = plan_key(seen)
     if _due(seen, key, now):
@@ -104,7 +104,7 @@ def _refused(seen: MigrationSeen) -> Failure | None:
     if image is not None and "@sha256:" not in image.reference and not development:
         text = f"The image {image.reference} is named by a tag; name it by digest (@sha256:...)."
         return Failure(reason=Reason.SOURCE_INVALID, message=text, standing="Nothing was changed.")
-    return None
+    return too_large(policy_of(database.spec, migration.spec))
 
 
 def _running(seen: MigrationSeen, run: MigrationRun, now: datetime) -> Decision:
@@ -125,8 +125,10 @@ def _running(seen: MigrationSeen, run: MigrationRun, now: datetime) -> Decision:
     stand = Stand.WAITING if told and told.status == "False" else Stand.MOVING
     verdict, record = Verdict(stand, reason, message), status.step("plan")
     if record is not None and record.ended_at is not None and now - record.ended_at < _YOUNG:
-        return _decision(seen, status, verdict, now, again_in=TIDY)  # the run's own first step comes first
-    return _decision(seen, status, verdict, now, effects=_kept(seen), again_in=60.0)
+        return decided(
+            seen.migration, status, verdict, now, again_in=TIDY
+        )  # the run's own first step comes first
+    return decided(seen.migration, status, verdict, now, effects=_kept(seen), again_in=60.0)
 
 
 def _due(seen: MigrationSeen, key: str, now: datetime) -> bool:
@@ -152,7 +154,7 @@ def _plan(seen: MigrationSeen, database: PostgresDatabase, key: str, now: dateti
         due = last.ended_at + timedelta(seconds=backoff(status.retries, meta.uid))
         if now < due:
             verdict = Verdict.moving(Reason.PLANNING, f"{last.reason}: planned again at {due:%T} UTC.")
-            return _decision(seen, status, verdict, now, again_in=(due - now).total_seconds())
+            return decided(seen.migration, status, verdict, now, again_in=(due - now).total_seconds())
     source = pinned_source(seen.migration, seen.source)
     slot = f"{key}/{status.last_run.uid if status.last_run else ''}/{status.seen_restore}/{_slot(seen)}"
     identity = runs.expected_identity(database, seen.restores)
@@ -162,7 +164,7 @@ def _plan(seen: MigrationSeen, database: PostgresDatabase, key: str, now: dateti
         left = tidy(record, found, meta.namespace)
         if left:  # the status will name the new Job only: the old one goes first
             verdict = Verdict.moving(Reason.PLANNING)
-            return _decision(seen, status, verdict, now, effects=left, again_in=LEAVING)
+            return decided(seen.migration, status, verdict, now, effects=left, again_in=LEAVING)
         record, found = None, GONE
     progress = drive(step, record, found, now)
     if progress.outcome is None and _given_up(progress.failure):
@@ -173,20 +175,26 @@ def _plan(seen: MigrationSeen, database: PostgresDatabase, key: str, now: dateti
         if failure is None and status.ready and status.plan_key == key:
             verdict = _verdict(seen)  # planning on an interval does not unsettle what is settled
         pins: tuple[Effect, ...] = ()
-        if any(isinstance(effect, StartStep) for effect in progress.effects):
+        starts = any(isinstance(effect, StartStep) for effect in progress.effects)
+        if starts or (failure is not None and failure.reason is Reason.SOURCE_MISSING):
             pins = tuple(Create(copy) for copy in pin_manifests(seen.migration, seen.source))
         copies = tuple(dict.fromkeys((*status.copies, *source.config_maps)))
         status = status.model_copy(update={"steps": (progress.record,), "copies": copies})
         effects = (*pins, *progress.effects)
-        return _decision(seen, status, verdict, now, effects=effects, again_in=progress.again_in)
+        return decided(seen.migration, status, verdict, now, effects=effects, again_in=progress.again_in)
     failure = progress.outcome.failure
     if failure is None and None in (progress.outcome.get(PlanOutcome), progress.outcome.get(CheckOutcome)):
         failure = Failure(reason=Reason.INTERNAL_ERROR, message="The step succeeded without a plan.")
     if failure is not None and not failure.terminal:
         progress = again(progress, now)
         status = status.model_copy(update={"steps": (progress.record,)})
-        return _decision(
-            seen, status, Verdict.of(failure), now, effects=progress.effects, again_in=progress.again_in
+        return decided(
+            seen.migration,
+            status,
+            Verdict.of(failure),
+            now,
+            effects=progress.effects,
+            again_in=progress.again_in,
         )
     return _planned(seen, database, progress, key, now)
 
@@ -243,7 +251,7 @@ def _planned(
         seen, migration=seen.migration.model_copy(update={"status": status.model_copy(update=update)})
     )
     effects = (*_next_run(told, database, key), *_document(told), *progress.effects)
-    return _decision(told, told.migration.status, _verdict(told), now, effects=effects, again_in=TIDY)
+    return decided(told.migration, told.migration.status, _verdict(told), now, effects=effects, again_in=TIDY)
 
 
 def _document(seen: MigrationSeen) -> tuple[Effect, ...]:
@@ -283,7 +291,7 @@ def _settled(seen: MigrationSeen, database: PostgresDatabase, key: str, now: dat
     gone = set(spare_copies(seen.migration, seen.runs)) - {pin.name for pin in seen.spare}
     status = status.model_copy(update={"copies": tuple(c for c in status.copies if c not in gone)})
     later = (_next(seen, status.planned_at) - now).total_seconds() if status.planned_at else None
-    return _decision(seen, status, _verdict(seen), now, effects=tuple(effects), again_in=later)
+    return decided(seen.migration, status, _verdict(seen), now, effects=tuple(effects), again_in=later)
 
 
 def runnable(seen: MigrationSeen, key: str) -> bool:
@@ -338,23 +346,3 @@ def spare_copies(migration: DatabaseMigration, made: tuple[MigrationRun, ...]) -
     used = {*plan.source.config_maps, plan.document} if plan else set()
     used |= {name for run in made for name in run.spec.source.config_maps}
     return tuple(name for name in migration.status.copies if name not in used)
-
-
-def _decision(
-    seen: MigrationSeen,
-    status: DatabaseMigrationStatus,
-    verdict: Verdict,
-    now: datetime,
-    *,
-    effects: tuple[Effect, ...] = (),
-    again_in: float | None = None,
-) -> Decision:
-    generation = seen.migration.metadata.generation
-    told = status.model_copy(
-        update={
-            "observed_generation": generation,
-            "phase": phase(verdict),
-            "conditions": conditions(status, verdict, generation, now),
-        }
-    )
-    return Decision(told, (*announce(status, verdict), *effects), again_in)

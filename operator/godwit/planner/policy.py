@@ -6,12 +6,18 @@ from typing import NamedTuple
 from godwit.api.common import seconds
 from godwit.api.database import ConnectionSpec, PostgresDatabaseSpec
 from godwit.api.migration import DatabaseMigrationSpec
+from godwit.contract.base import canonical_json
+from godwit.contract.outcome import Failure
 from godwit.contract.policy import Environment, OnFailure, Policy, Resolve, SqlCheck
+from godwit.contract.reasons import Reason
 from godwit.contract.request import Connection
 
 MOST_MILLISECONDS = 2_147_483_647
 """PostgreSQL's timeouts are 32-bit integers (manual, section 20.1.1)."""
 LONGEST = timedelta(days=3_650)
+LARGEST = 224 * 1024
+"""Bytes that the policy may take of a step's request. All annotations of a pod may take 256 KiB together
+(k8s.io/apimachinery pkg/api/validation, TotalAnnotationSizeLimitB); what else a request holds is bounded."""
 
 
 class _Limits(NamedTuple):
@@ -91,6 +97,17 @@ def policy_of(database: PostgresDatabaseSpec, migration: DatabaseMigrationSpec) 
         allow_downgrade=migration.allow_downgrade,
         allow_data_loss=database.rollback.accept_data_loss,
     )
+
+
+def too_large(policy: Policy) -> Failure | None:
+    """Why no step could be given that policy: to apply and to verify, it is told the checks twice."""
+    size = len(canonical_json(policy)) + len(canonical_json([check.to_json() for check in policy.checks]))
+    if size <= LARGEST:
+        return None
+    text = (
+        f"The checks in spec.verify take {size:,} bytes of a step's request, which has {LARGEST:,} for them."
+    )
+    return Failure(reason=Reason.REQUEST_TOO_LARGE, message=text, standing="Nothing was changed.")
 
 
 def version_text(number: int) -> str:

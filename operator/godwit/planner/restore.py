@@ -7,15 +7,15 @@ from godwit.api.backup import DatabaseBackup
 from godwit.api.common import FINALIZER
 from godwit.api.database import ActiveOperation, PostgresDatabase
 from godwit.api.restore import DatabaseRestore, DatabaseRestoreStatus
-from godwit.contract.base import digest
 from godwit.contract.outcome import Failure, RestoreOutcome, StepOutcome
 from godwit.contract.reasons import Reason
 from godwit.contract.request import BackupType, Format, RestoreInput, StepRequest, VerifyInput
-from godwit.planner.conditions import Stand, Verdict, announce, conditions, phase
+from godwit.planner.conditions import Stand, Verdict, decided
 from godwit.planner.decision import GONE, Decision, Effect, Hold, StepSeen, StepSpec
 from godwit.planner.holding import again_after, finalizer, given_back, tidied
 from godwit.planner.policy import connection_of
 from godwit.planner.run_steps import START_WINDOW, UNKNOWN, repeatable
+from godwit.planner.source import spec_hash_of
 from godwit.planner.step import Step, again, asks, drive, job_name
 
 RESTORE_BUDGET = 24 * 3_600
@@ -58,7 +58,7 @@ def decide(seen: RestoreSeen, now: datetime) -> Decision:
         if waiting is not None:
             # What it needed went after it had taken the database: nobody else is kept waiting for that.
             freed = given_back(base, restore.metadata.uid)
-            return _decision(seen, status, Verdict.of(waiting), now, effects=freed, again_in=30.0)
+            return decided(seen.restore, status, Verdict.of(waiting), now, effects=freed, again_in=30.0)
     assert base is not None  # noqa: S101  `lost`, or _waiting, looked
     if not _holding(seen, base):
         return _hold(seen, base, now)
@@ -110,7 +110,7 @@ def _hold(seen: RestoreSeen, database: PostgresDatabase, now: datetime) -> Decis
     if active is not None and active.uid != _holder_uid(seen) and seen.holder_exists:
         text = f"{active.kind} {active.name} holds {base.name} since {active.since:%F %T} UTC."
         verdict = Verdict.of(Failure(reason=Reason.DATABASE_BUSY, message=text))
-        return _decision(seen, status, verdict, now, again_in=15.0)
+        return decided(seen.restore, status, verdict, now, again_in=15.0)
     if restore.spec.order is not None and (active is None or active.uid != _holder_uid(seen)):
         failure = Failure(reason=Reason.CANCELLED, message="The run that ordered this restore has ended.")
         return _end(seen, status, failure, now)
@@ -121,7 +121,7 @@ def _hold(seen: RestoreSeen, database: PostgresDatabase, now: datetime) -> Decis
             effects.append(Hold(base.namespace, base.name, base.resource_version, mine))
     effects += [finalizer(o, present=True) for o in (restore, database) if not o.metadata.deleting]
     verdict = Verdict.moving(Reason.RESTORING)
-    return _decision(seen, status, verdict, now, effects=tuple(effects), again_in=0.0)
+    return decided(seen.restore, status, verdict, now, effects=tuple(effects), again_in=0.0)
 
 
 def _restoring(seen: RestoreSeen, database: PostgresDatabase, now: datetime) -> Decision:
@@ -139,14 +139,14 @@ def _restoring(seen: RestoreSeen, database: PostgresDatabase, now: datetime) -> 
         if failure is not None and failure.reason is Reason.DEADLINE_EXCEEDED:
             return _end(seen, told, failure, now, effects=progress.effects)
         verdict = Verdict.of(failure) if failure else Verdict.moving(Reason.RESTORING)
-        return _decision(seen, told, verdict, now, effects=progress.effects, again_in=progress.again_in)
+        return decided(seen.restore, told, verdict, now, effects=progress.effects, again_in=progress.again_in)
     outcome = progress.outcome
     failure = outcome.failure
     if failure is not None and repeatable(failure, None, progress.record.attempt):
         progress = again(progress, now)
         told = told.model_copy(update={"steps": (progress.record,)})
         verdict = Verdict.of(failure)
-        return _decision(seen, told, verdict, now, effects=progress.effects, again_in=progress.again_in)
+        return decided(seen.restore, told, verdict, now, effects=progress.effects, again_in=progress.again_in)
     if failure is not None and not failure.terminal:
         # It would pass, but a restore is done once: one that came too late is asked for anew, or not.
         why = f"{failure.reason}: {failure.message}"
@@ -170,7 +170,7 @@ def restore_step(seen: RestoreSeen, database: PostgresDatabase, backup: Database
             step="restore",
             attempt=attempt,
             operation=_holder_uid(seen),
-            spec_hash=digest(restore.spec.to_json()),
+            spec_hash=spec_hash_of(restore),
             environment=spec.environment,
             connection=connection_of(spec.connection, spec.schemas),
             identity=order.identity if order else database.status.identity,
@@ -226,7 +226,7 @@ def _end(
     effects: tuple[Effect, ...] = (),
 ) -> Decision:
     told = status.model_copy(update={"ended_at": now, "failure": failure})
-    return _decision(seen, told, _ended(told), now, effects=effects, again_in=0.0)
+    return decided(seen.restore, told, _ended(told), now, effects=effects, again_in=0.0)
 
 
 def _ended(status: DatabaseRestoreStatus) -> Verdict:
@@ -252,23 +252,4 @@ def _give_back(seen: RestoreSeen, now: datetime) -> Decision:
     if FINALIZER in restore.metadata.finalizers:
         effects += (finalizer(restore, present=False),)
     told = status if effects else status.model_copy(update={"released": True})
-    return _decision(seen, told, _ended(status), now, effects=effects, again_in=again_after(effects))
-
-
-def _decision(
-    seen: RestoreSeen,
-    status: DatabaseRestoreStatus,
-    verdict: Verdict,
-    now: datetime,
-    *,
-    effects: tuple[Effect, ...] = (),
-    again_in: float | None = None,
-) -> Decision:
-    generation = seen.restore.metadata.generation
-    before = seen.restore.status
-    update = {
-        "observed_generation": generation,
-        "phase": phase(verdict),
-        "conditions": conditions(before, verdict, generation, now),
-    }
-    return Decision(status.model_copy(update=update), (*announce(before, verdict), *effects), again_in)
+    return decided(seen.restore, told, _ended(status), now, effects=effects, again_in=again_after(effects))

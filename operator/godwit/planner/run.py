@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from godwit.api.backup import DatabaseBackup
-from godwit.api.common import CANCEL, FINALIZER, Status, StepRecord
+from godwit.api.common import CANCEL, FINALIZER, StepRecord
 from godwit.api.database import ActiveOperation, PostgresDatabase
 from godwit.api.migration import DatabaseMigration
 from godwit.api.restore import DatabaseRestore
@@ -22,8 +22,8 @@ from godwit.contract.progress import EVERY_SECONDS, RunProgress
 from godwit.contract.reasons import Reason
 from godwit.contract.request import BackupType, Direction
 from godwit.planner import run_steps
-from godwit.planner.conditions import Stand, Verdict, announce, conditions, phase
-from godwit.planner.decision import GONE, Create, Decision, Effect, Hold, StepSeen, StepState
+from godwit.planner.conditions import Stand, Verdict, decided
+from godwit.planner.decision import GONE, Create, Decision, Effect, Hold, LostCopy, StepSeen, StepState
 from godwit.planner.holding import again_after, finalizer, given_back, tidied
 from godwit.planner.ladder import Climb, Fall, climb, rungs, standing, taken
 from godwit.planner.run_steps import UNKNOWN
@@ -49,6 +49,8 @@ class RunSeen:
     holder_exists: bool = True
     """Whether the object that `status.activeOperation` names still exists, with that uid."""
     namespace_terminating: bool = False
+    lost: LostCopy | None = None
+    """Looked for where a step misses a ConfigMap."""
     progress: RunProgress | None = None
     """How far the running step says it is: told, and never decided by."""
 
@@ -287,17 +289,18 @@ def _repeat(seen: RunSeen, progress: StepProgress, now: datetime) -> Decision:
 
 def _under_way(seen: RunSeen, progress: StepProgress, reason: Reason, now: datetime) -> Decision:
     """A step that has not answered yet; one that was given up ends the run, saying that nobody knows."""
+    progress = run_steps.copied(progress, seen.run, seen.migration, seen.lost)
     update: dict[str, object] = {"steps": _steps(seen, progress)}
     failure = progress.failure
-    if failure is not None and failure.reason is Reason.DEADLINE_EXCEEDED:
+    if failure is not None and failure.reason in (Reason.DEADLINE_EXCEEDED, Reason.SOURCE_CHANGED):
         cause = seen.run.status.failure or failure  # what is being taken back failed for a reason of its own
         where = UNKNOWN if cause is failure else f"{failure.message} {UNKNOWN}"
         told = cause.model_copy(update={"standing": where})
         return _end(seen, "Failed", told, now, update=update, effects=progress.effects)
     verdict = Verdict.of(failure) if failure else Verdict.moving(reason)
-    again_in = EVERY_SECONDS if progress.running else progress.again_in
-    if progress.running:
-        update["progress"] = seen.progress or seen.run.status.progress
+    again_in = progress.again_in
+    if progress.running and failure is None:
+        again_in, update["progress"] = EVERY_SECONDS, seen.progress or seen.run.status.progress
     return _going(seen, verdict, now, update=update, effects=progress.effects, again_in=again_in)
 
 
@@ -383,16 +386,15 @@ def _going(
     effects: tuple[Effect, ...] = (),
     again_in: float | None = None,
 ) -> Decision:
-    before: Status = seen.run.status
-    generation = seen.run.metadata.generation
+    before = seen.run.status
     told: dict[str, object] = {
-        "started_at": seen.run.status.started_at or now,
-        "total": seen.run.status.total or seen.run.spec.pending,
+        "started_at": before.started_at or now,
+        "total": before.total or seen.run.spec.pending,
         "progress": None,
         **(update or {}),
-        "observed_generation": generation,
-        "conditions": conditions(before, verdict, generation, now),
     }
-    told["phase"] = told.get("outcome") or seen.run.status.outcome or phase(verdict)
-    status: MigrationRunStatus = seen.run.status.model_copy(update=told)
-    return Decision(status, (*announce(before, verdict), *effects), again_in)
+    status: MigrationRunStatus = before.model_copy(update=told)
+    made = decided(seen.run, status, verdict, now, effects=effects, again_in=again_in)
+    if not status.outcome:
+        return made
+    return replace(made, status=made.status.model_copy(update={"phase": status.outcome}))

@@ -3,13 +3,14 @@
 Pure builders.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from godwit.api.backup import DatabaseBackup, DatabaseBackupSpec, RunOrder
-from godwit.api.common import LocalRef, UidRef
+from godwit.api.common import ApiModel, LocalRef, UidRef
 from godwit.api.database import DeletionPolicy
+from godwit.api.migration import DatabaseMigration
 from godwit.api.restore import DatabaseRestore, DatabaseRestoreSpec
 from godwit.api.run import MigrationRun
 from godwit.contract.base import digest
@@ -26,12 +27,12 @@ from godwit.contract.request import (
     VerifyInput,
 )
 from godwit.planner.conditions import Stand, Verdict
-from godwit.planner.decision import StepSpec
+from godwit.planner.decision import Create, DeleteStep, LostCopy, StepSpec
 from godwit.planner.ladder import standing
 from godwit.planner.policy import connection_of, span
 from godwit.planner.runs import PLAN_AGAIN
-from godwit.planner.source import generated_metadata
-from godwit.planner.step import Step, job_name
+from godwit.planner.source import generated_metadata, pin_manifests, spec_hash, spec_hash_of
+from godwit.planner.step import Step, StepProgress, job_name
 
 WRITE_BUDGET = 6 * 3_600
 """Seconds that a writing step may take: the budget of CREATE INDEX CONCURRENTLY, which may wait for hours."""
@@ -76,7 +77,7 @@ def _writing_step(run: MigrationRun, name: str, verbs: tuple[VerbInput, ...], un
             step=name,
             attempt=attempt,
             operation=meta.uid,
-            spec_hash=digest(spec.to_json()),
+            spec_hash=spec_hash_of(run),
             environment=spec.policy.environment,
             connection=connection_of(spec.connection, spec.schemas),
             identity=spec.identity,
@@ -100,6 +101,25 @@ def _writing_step(run: MigrationRun, name: str, verbs: tuple[VerbInput, ...], un
         )
 
     return Step(name, meta.namespace, build)
+
+
+def copied(
+    progress: StepProgress, run: MigrationRun, migration: DatabaseMigration | None, lost: LostCopy | None
+) -> StepProgress:
+    """A step that misses a pinned copy of the source: it is made again while somebody has that content.
+
+    Where nobody has, the step is given up, and the migration planned again from the source that there is.
+    """
+    failure = progress.failure
+    if lost is None or failure is None or failure.reason is not Reason.SOURCE_MISSING:
+        return progress
+    if migration is not None and lost.source.content == run.spec.source.content:
+        pins = tuple(Create(copy) for copy in pin_manifests(migration, lost.source))
+        return replace(progress, effects=(*progress.effects, *pins))
+    text = f"{lost.name}, a copy of the planned source, was deleted, and what it was made of is no more."
+    changed = Failure(reason=Reason.SOURCE_CHANGED, message=text)
+    job = DeleteStep(run.metadata.namespace, progress.record.job)
+    return replace(progress, failure=changed, effects=(*progress.effects, job))
 
 
 def repeatable(failure: Failure, facts: MigrationProgress | None, attempt: int) -> bool:
@@ -176,10 +196,10 @@ def backup_manifest(run: MigrationRun, name: str) -> dict[str, Any]:
         method=run.spec.backup.method,
         deletion_policy=run.spec.backup.deletion_policy or DeletionPolicy.RETAIN,
         order=_order(run, run.spec.plan.from_state),
-    ).to_json()
-    metadata = generated_metadata(run, name, digest(spec))
+    )
+    metadata = generated_metadata(run, name, spec_hash(spec))
     del metadata["ownerReferences"]
-    return {"apiVersion": run.api_version, "kind": DatabaseBackup.KIND, "metadata": metadata, "spec": spec}
+    return _manifest(run, DatabaseBackup.KIND, metadata, spec)
 
 
 def unusable(run: MigrationRun, backup: DatabaseBackup) -> Failure | None:
@@ -228,9 +248,13 @@ def restore_manifest(run: MigrationRun) -> dict[str, Any]:
         backup_ref=LocalRef(name=run.status.backup),
         accept_data_loss=run.spec.rollback.accept_data_loss,
         order=_order(run, run.spec.plan.from_state),
-    ).to_json()
-    metadata = generated_metadata(run, restore_name(run), digest(spec))
-    return {"apiVersion": run.api_version, "kind": DatabaseRestore.KIND, "metadata": metadata, "spec": spec}
+    )
+    metadata = generated_metadata(run, restore_name(run), spec_hash(spec))
+    return _manifest(run, DatabaseRestore.KIND, metadata, spec)
+
+
+def _manifest(run: MigrationRun, kind: str, metadata: dict[str, Any], spec: ApiModel) -> dict[str, Any]:
+    return {"apiVersion": run.api_version, "kind": kind, "metadata": metadata, "spec": spec.to_json()}
 
 
 def _order(run: MigrationRun, state: str) -> RunOrder:

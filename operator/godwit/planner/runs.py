@@ -8,14 +8,14 @@ from godwit.api.database import PostgresDatabase
 from godwit.api.migration import DatabaseMigration, PinnedSource
 from godwit.api.restore import DatabaseRestore
 from godwit.api.run import MigrationRun, MigrationRunSpec
-from godwit.contract.base import CONTRACT_VERSION, digest
+from godwit.contract.base import CONTRACT_VERSION
 from godwit.contract.identity import DatabaseIdentity
 from godwit.contract.outcome import Findings, PlanOutcome
 from godwit.contract.reasons import Reason
 from godwit.contract.request import CheckInput, PlanInput, PlanRef, StepRequest
 from godwit.planner.decision import Delete, Effect, StepSpec
 from godwit.planner.policy import connection_of, policy_of
-from godwit.planner.source import generated_metadata, stem
+from godwit.planner.source import generated_metadata, spec_hash, stem
 from godwit.planner.step import Step, job_name
 
 PLAN_AGAIN = {Reason.STATE_MOVED, Reason.PLAN_CHANGED, Reason.SOURCE_CHANGED, Reason.TOO_LATE}
@@ -139,13 +139,13 @@ def run_manifest(migration: DatabaseMigration, database: PostgresDatabase, image
         pod_template=database.spec.pod_template,
         image=image,
         contract_version=CONTRACT_VERSION,
-    ).to_json()
+    )
     name = f"{stem(meta.name)}-{status.run_count + 1}"
     return {
         "apiVersion": migration.api_version,
         "kind": MigrationRun.KIND,
-        "metadata": generated_metadata(migration, name, digest(spec)),
-        "spec": spec,
+        "metadata": generated_metadata(migration, name, spec_hash(spec)),
+        "spec": spec.to_json(),
     }
 
 

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from godwit.api.common import API_VERSION, SPEC_HASH, Resource
+from godwit.api.common import API_VERSION, SPEC_HASH, ApiModel, Resource
 from godwit.api.migration import DatabaseMigration, PinnedSource
+from godwit.api.restore import DatabaseRestore
+from godwit.api.run import MigrationRun
 from godwit.contract.base import digest
 from godwit.planner.decision import SourceSeen
 
@@ -13,6 +15,8 @@ MANAGED_BY = {"app.kubernetes.io/managed-by": "godwit"}
 prune)."""
 
 _LONGEST = 200
+_ALWAYS_HASHED = {"method", "acceptDataLoss", "acceptReplicationLoss"}
+"""Fields of a restore that have defaults and are as old as its hash: what was done by it stays known."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,23 @@ def stem(name: str) -> str:
     return (
         name if len(name) <= _LONGEST else f"{name[: _LONGEST - 9].rstrip('-.')}-{digest(name.encode())[:8]}"
     )
+
+
+def spec_hash(spec: ApiModel) -> str:
+    """Digest of what a spec says beside defaults: a field that a newer version adds changes nothing."""
+    said = spec.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
+    return digest(said | {key: value for key, value in spec.to_json().items() if key in _ALWAYS_HASHED})
+
+
+def spec_hash_of(resource: MigrationRun | DatabaseRestore) -> str:
+    """The hash by which the journal in the database knows what was done for an object.
+
+    What a run or its restore was made with, by whichever version: their specs never change. A restore made
+    by a person has none, and when it is applied again it must be known as the one that was done.
+    """
+    meta = resource.metadata
+    made_with = meta.annotations.get(SPEC_HASH, "") if meta.owner_references else ""
+    return made_with or spec_hash(resource.spec)
 
 
 def generated_metadata(owner: Resource, name: str, spec_hash: str) -> dict[str, Any]:

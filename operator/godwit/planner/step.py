@@ -18,12 +18,17 @@ LEAVING = 0.5
 """The same for a Job that was deleted and is still there."""
 TIDY = 1.0
 """Seconds until the Job of a step is deleted whose outcome has been taken: what waits for that goes first."""
+LONGEST_PAUSE = timedelta(hours=1)
+"""Pause between two attempts at the most."""
 LASTING = timedelta(seconds=5)
 """How long a pod must have been pending until what its kubelet or scheduler says of it is told.
 
 A kubelet that hears of a pod before it hears that the pod is its own reports a FailedMount, and mounts the
 volume a moment later.
 """
+OVERDUE = timedelta(minutes=1)
+"""How long after it should have been gone a pod is told of; more than clocks differ and a kubelet takes."""
+_PERHAPS_AT_WORK = "Its process may still be at work in the database."
 STUCK = 15.0
 """The same for a step whose pod does not start."""
 
@@ -78,7 +83,7 @@ def drive(step: Step, record: StepRecord | None, seen: StepSeen, now: datetime) 
     if record.retry_at is not None:
         # The status will name the next attempt only: the Job of this one goes before that.
         left = tidy(record, seen, step.namespace)
-        if now < record.retry_at or left:
+        if _rests(record.retry_at, now) or left:
             return _resting(record, left, now)
         return _start(step, record, record.attempt + 1, now)
     if record.outcome is not None and record.state == StepState.FINISHED:
@@ -93,8 +98,13 @@ def asks(record: StepRecord | None, seen: StepSeen, now: datetime) -> bool:
     if record is None:
         return True
     if record.retry_at is not None:
-        return now >= record.retry_at and not tidy(record, seen, "")
+        return not _rests(record.retry_at, now) and not tidy(record, seen, "")
     return seen.state is StepState.GONE and not seen.foreign and record.state == ""
+
+
+def _rests(until: datetime, now: datetime) -> bool:
+    """Whether the next attempt is yet to come; a time beyond any pause was set by a clock that went wrong."""
+    return timedelta(0) < until - now <= LONGEST_PAUSE
 
 
 def again(progress: StepProgress, now: datetime, delay: float | None = None) -> StepProgress:
@@ -134,8 +144,13 @@ def _resting(record: StepRecord, left: tuple[Effect, ...], now: datetime) -> Ste
         reason = Reason.STEP_LOST if record.state == StepState.GONE else Reason.STEP_CRASHED
         reason = Reason.POD_PENDING if _held_back(record) else reason
         failure = Failure(reason=reason, message=record.message or reason.advice.meaning)
-    wait = max((record.retry_at - now).total_seconds(), LEAVING if left else 0.0)
+    wait = max(min(record.retry_at - now, LONGEST_PAUSE).total_seconds(), LEAVING if left else 0.0)
     return StepProgress(record, left, failure=failure, again_in=wait)
+
+
+def overdue(seen: StepSeen, now: datetime) -> bool:
+    """Whether its pod has been out of reach for so long that nobody knows whether it still works."""
+    return seen.unreachable is not None and now - seen.unreachable.since >= OVERDUE
 
 
 def _look(step: Step, record: StepRecord, seen: StepSeen, now: datetime) -> StepProgress:
@@ -143,6 +158,11 @@ def _look(step: Step, record: StepRecord, seen: StepSeen, now: datetime) -> Step
         text = f"A Job named {record.job} exists and is not this step's."
         return StepProgress(record, failure=Failure(reason=Reason.NAME_TAKEN, message=text), again_in=STUCK)
     marked = record.model_copy(update={"state": seen.state, "message": seen.message[:500]})
+    if seen.unreachable is not None and overdue(seen, now):
+        failure = Failure(
+            reason=Reason.POD_UNREACHABLE, message=seen.unreachable.message, standing=_PERHAPS_AT_WORK
+        )
+        return StepProgress(marked, failure=failure, again_in=WATCHED)
     match seen.state:
         case StepState.GONE if record.state == "":
             # The status was written, the Job was not: the crash came in between. The same attempt again; what

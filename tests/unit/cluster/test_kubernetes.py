@@ -4,6 +4,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 from aiohttp import web
@@ -12,7 +14,7 @@ from kubernetes.aio.client.configuration import Configuration
 
 from godwit.cluster import lease
 from godwit.cluster.kubernetes import KubernetesCluster
-from godwit.cluster.port import RefusedError
+from godwit.cluster.port import RefusedError, UnavailableError
 from godwit.cluster.rest import Rest
 from godwit.contract.environment import REQUEST_HASH_ANNOTATION
 from godwit.planner.decision import StepState
@@ -108,3 +110,47 @@ async def test_an_admission_webhook_that_does_not_answer_refuses():
     async with answering(handler) as cluster:
         with pytest.raises(RefusedError, match="failed calling webhook"):
             await cluster.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        pytest.param(timedelta(hours=-3), timedelta(hours=-3), id="our clock is ahead"),
+        pytest.param(timedelta(minutes=2), timedelta(minutes=2), id="our clock is behind"),
+        pytest.param(timedelta(seconds=-1), timedelta(0), id="as exact as whole seconds tell"),
+        pytest.param(None, timedelta(0), id="what answers does not say"),
+    ],
+)
+async def test_times_are_the_api_servers(said: timedelta | None, expected: timedelta):
+    # A status may have been written by another operator, on another machine.
+    async def handler(_: web.Request) -> web.StreamResponse:
+        date = "soon" if said is None else format_datetime(datetime.now(UTC) + said, usegmt=True)
+        return web.json_response({"metadata": {}}, status=404, headers={"Date": date})
+
+    async with answering(handler) as cluster:
+        await cluster.get("ConfigMap", "shop", "files")
+        assert abs(cluster.now() - datetime.now(UTC) - expected) < timedelta(seconds=5)
+
+
+META = {"name": "shop", "namespace": "shop", "uid": "u", "resourceVersion": "1"}
+INVALID = {
+    "message": 'PostgresDatabase.godwit.dev "shop" is invalid: spec.backup: Required value',
+    "reason": "Invalid",
+    "details": {"causes": [{"reason": "FieldValueRequired", "field": "spec.backup"}]},
+}
+MOVED = {"message": "the server rejected our request due to an error in our request", "reason": "Invalid"}
+"""What it says of a JSON patch that does not fit (k8s.io/apiserver, handlers/patch.go): no cause."""
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"), [(INVALID, RefusedError), (MOVED, UnavailableError)], ids=["invalid", "moved"]
+)
+async def test_a_finalizer_that_is_refused_says_why(answer: dict[str, object], error: type[Exception]):
+    async def handler(request: web.Request) -> web.StreamResponse:
+        if request.method == "PATCH":
+            return web.json_response(answer, status=422)
+        return web.json_response({"kind": "PostgresDatabase", "metadata": META})
+
+    async with answering(handler) as cluster:
+        with pytest.raises(error, match="Required value" if answer is INVALID else "too often"):
+            await cluster.set_finalizer("PostgresDatabase", "shop", "shop", "u", present=True)

@@ -101,7 +101,8 @@ async def test_a_config_map_and_a_volume_that_are_missing_hold_the_step_back(tmp
         meta = {"name": "late", "namespace": "default"}
         cluster.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta})
         await until(cluster, spec, StepState.FINISHED)
-        assert [(s.state, s.reason) for s in (first, second)] == [(StepState.PENDING, Reason.POD_PENDING)] * 2
+        assert {first.state, second.state} == {StepState.PENDING}
+        assert (first.reason, second.reason) == (Reason.POD_PENDING, Reason.SOURCE_MISSING)
         assert '"backups"' in first.message
         assert '"late"' in second.message
         assert (tmp_path / "shop" / "left-by-the-step").exists(), "a backup volume outlives the step"

@@ -186,3 +186,41 @@ def test_the_last_document_of_a_log():
 )
 def test_an_event_tells_of_a_steps_end_where(manifest: dict[str, Any], ended: bool):
     assert step_ended(manifest) is ended
+
+
+READY = {"type": "Ready", "status": "True"}
+SILENT = {"type": "Ready", "status": "False", "lastTransitionTime": "2026-01-01T00:05:00Z"}
+"""What the node lifecycle controller leaves of Ready when a node does not report: no reason, other than a kubelet."""
+GONE_BY = {"deletionTimestamp": "2026-01-01T00:06:00Z"}
+
+
+@pytest.mark.parametrize(
+    ("its_pod", "metadata", "since"),
+    [
+        pytest.param(pod("Running", (READY,), running={}), {}, None, id="it runs"),
+        pytest.param(pod("Running", (READY,), running={}), GONE_BY, 6, id="it was to be gone"),
+        pytest.param(pod("Running", (SILENT,), running={}), {}, 5, id="its node does not report"),
+        pytest.param(pod("Running", (SILENT,), running={}), GONE_BY, 5, id="both: the earlier time"),
+        pytest.param(pod("Running", ({**SILENT, "reason": "ContainersNotReady"},), running={}), {}, None,
+                     id="a container beside it is not ready, says its kubelet"),
+        pytest.param(waiting("ContainerCreating"), GONE_BY, 6, id="it was to be gone before it began"),
+        pytest.param(pod(conditions=(SILENT,)), {}, None, id="it has not begun, and is not ready"),
+    ],
+)  # fmt: skip
+def test_a_pod_whose_node_may_be_lost_says_since_when(
+    its_pod: dict[str, Any], metadata: dict[str, str], since: int | None
+):
+    its_pod["metadata"] |= metadata
+    its_pod["spec"]["nodeName"] = "node-3"
+    lost = step_seen(job(), its_pod, "", "h").unreachable
+    assert (lost.since if lost else None) == (NOW.replace(minute=since) if since else None)
+    if lost is not None:
+        assert all(
+            name in lost.message for name in ("Pod p ", "node node-3", f"00:0{since}:00 UTC", "Job is j.")
+        )
+
+
+def test_a_pod_that_ended_is_reached_whatever_becomes_of_its_node():
+    its_pod = pod("Running", (SILENT,), terminated=DONE)
+    its_pod["metadata"] |= GONE_BY
+    assert step_seen(job(), its_pod, "", "h").unreachable is None

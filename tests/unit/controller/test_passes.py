@@ -1,18 +1,32 @@
 """Passes of the controller over objects on a cluster that refuses or loses something."""
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import pytest
 
 from godwit.api.common import SPEC_HASH
 from godwit.api.kinds import parse
 from godwit.cluster.local import LocalCluster
-from godwit.cluster.port import GoneError, Manifest, RefusedError
+from godwit.cluster.port import ConflictError, GoneError, Manifest, RefusedError
+from godwit.contract.reasons import Reason
 from godwit.controller.act import Actor, NotDoneError
-from godwit.controller.loop import Controller
+from godwit.controller.loop import Controller, utc_now
 from godwit.controller.queue import Key
 from godwit.controller.slots import Slots
-from godwit.planner.decision import Create, SaveDocument, StepSpec
+from godwit.planner.decision import (
+    Create,
+    Delete,
+    DeleteStep,
+    Effect,
+    Hold,
+    SaveDocument,
+    SetFinalizer,
+    StepSeen,
+    StepSpec,
+    StepState,
+    Unreachable,
+)
 
 NAMESPACE = "shop"
 OWNER = {"kind": "PostgresDatabase", "name": "shop"}
@@ -36,11 +50,24 @@ class Cluster(LocalCluster):
     full = False
     found: Manifest | None = None
     """What has the name of whatever is to be created."""
+    conflicts = 0
+    """How many of the next writes of a status meet a conflict."""
+    shown: StepSeen | None = None
+    """How every step stands."""
 
     async def create(self, manifest: Manifest) -> Manifest:
         if self.full and manifest["kind"] == "ConfigMap":
             raise RefusedError("exceeded quota: configmaps=0")
         return self.found or await super().create(manifest)
+
+    async def apply_status(self, observed: Manifest, status: Manifest, manager: str) -> Manifest:
+        if self.conflicts:
+            self.conflicts -= 1
+            raise ConflictError("the object has been modified")
+        return await super().apply_status(observed, status, manager)
+
+    async def observe_step(self, job: str, namespace: str, owner_uid: str, request_hash: str) -> StepSeen:
+        return self.shown or await super().observe_step(job, namespace, owner_uid, request_hash)
 
     async def read_document(self, namespace: str, job: str) -> str | None:
         return '{"event": "document"}' if self.full else await super().read_document(namespace, job)
@@ -109,6 +136,19 @@ async def test_what_the_api_server_refuses_is_tried_again_ever_later_and_told_on
     assert (await bench.ready())["reason"] != "PodRefused"
 
 
+@pytest.mark.parametrize(("conflicts", "most"), [(2, 0.0), (1_000, 300.0)])
+async def test_a_conflict_is_looked_at_again_at_once_and_one_after_the_other_ever_later(
+    cluster: Cluster, conflicts: int, most: float
+):
+    # Somebody who writes at the same moment, or a webhook that answers every write with 409.
+    cluster.conflicts = conflicts
+    bench = Bench(cluster)
+    bench.controller.changed(cluster.apply(DATABASE))
+    await bench.until(0.1 + most)
+    assert len(bench.passes) < 25
+    assert (cluster.conflicts == 0) is (conflicts == 2)
+
+
 async def test_an_object_made_while_its_name_was_looked_up_is_looked_at(cluster: Cluster):
     bench = Bench(cluster)
     bench.controller.changed(cluster.apply(DATABASE))
@@ -130,11 +170,72 @@ async def test_an_object_made_while_its_name_was_looked_up_is_looked_at(cluster:
     assert bench.controller.queue.take() == KEY
 
 
+@pytest.mark.parametrize("made_anew", [False, True], ids=["gone", "made anew meanwhile"])
+async def test_what_went_while_no_watch_saw_it_is_told_to_those_who_wait_for_it(
+    cluster: Cluster, made_anew: bool
+):
+    # After a watch has lost its place, kopf tells of what there is; of what went meanwhile it says nothing.
+    bench = Bench(cluster)
+    queue = bench.controller.queue
+    place = Key("DatabaseBackup", NAMESPACE, "b")
+    backup = {
+        "apiVersion": "godwit.dev/v1alpha1",
+        "kind": place.kind,
+        "metadata": {"name": place.name, "namespace": NAMESPACE},
+        "spec": {"databaseRef": {"name": "shop"}},
+    }
+    for manifest in (DATABASE, backup):
+        bench.controller.changed(cluster.apply(manifest))
+    while (key := queue.take()) is not None:
+        queue.done(key, after=None)
+    cluster.remove(*_place(place))
+    look_up = cluster.get
+
+    async def get(kind: str, namespace: str, name: str) -> Manifest | None:
+        found = await look_up(kind, namespace, name)
+        if found is None and made_anew:
+            bench.controller.changed(cluster.apply(backup))
+        return found
+
+    cluster.get = get  # type: ignore[method-assign]
+    queue.add(place, "its group")
+    assert queue.take() == place
+    await bench.controller._serve(place)
+    due = set()
+    while (key := queue.take()) is not None:
+        due.add(key)
+        queue.done(key, after=None)
+    assert KEY in due
+    assert (place in due) is made_anew
+
+
 async def test_a_document_that_the_api_server_refuses_keeps_nothing_else_from_being_done(cluster: Cluster):
     cluster.full = True
     about = parse(cluster.apply(DATABASE))
     assert await Actor(cluster, Slots(1)).act(about, SaveDocument(NAMESPACE, "job", "shop-plan-1")) is None
     assert await cluster.get("ConfigMap", NAMESPACE, "shop-plan-1") is None
+
+
+@pytest.mark.parametrize(
+    "effect",
+    [
+        pytest.param(SetFinalizer(KEY.kind, NAMESPACE, "shop", "", present=True), id="a finalizer"),
+        pytest.param(Delete(KEY.kind, NAMESPACE, "shop", ""), id="a deletion"),
+        pytest.param(DeleteStep(NAMESPACE, "shop-check-1"), id="a Job's deletion"),
+        pytest.param(Hold(NAMESPACE, "shop", "1", None), id="who holds the database"),
+    ],
+)
+async def test_whatever_the_api_server_refuses_is_told_with_its_own_words(cluster: Cluster, effect: Effect):
+    # An admission policy, or a right that was taken away: a log alone would say why nothing gets on.
+    async def refuse(*_: object, **__: object) -> None:
+        raise RefusedError("denied by policy hands-off")
+
+    about = parse(cluster.apply(DATABASE))
+    for name in ("set_finalizer", "delete", "delete_step", "apply_status"):
+        setattr(cluster, name, refuse)
+    with pytest.raises(NotDoneError, match=r"shop.*: denied by policy hands-off") as caught:
+        await Actor(cluster, Slots(1)).act(about, effect)
+    assert caught.value.failure.reason is Reason.POD_REFUSED
 
 
 @pytest.mark.parametrize(
@@ -180,3 +281,37 @@ async def test_whoever_waits_for_a_slot_is_woken_when_one_is_free_and_asks_seldo
     await bench.until(61)
     assert len(cluster.jobs(NAMESPACE)) == 1
     delay.release()
+
+
+async def test_a_pod_that_is_lost_with_its_node_is_told_of_once_and_gives_its_slot_to_others(
+    cluster: Cluster,
+):
+    bench = Bench(cluster)
+    bench.controller.changed(cluster.apply(DATABASE))
+    await bench.until(1)
+    assert len(bench.controller.slots) == 1
+
+    gone = utc_now() - timedelta(hours=1)
+    cluster.shown = StepSeen(StepState.RUNNING, unreachable=Unreachable(gone, "Pod p was to be gone."))
+    await bench.until(400)
+    ready = await bench.ready()
+    assert (ready["status"], ready["reason"]) == ("False", "PodUnreachable")
+    assert "Pod p was to be gone." in ready["message"]
+    assert [event.reason for event in cluster.events].count("PodUnreachable") == 1
+    assert len(bench.controller.slots) == 0
+    assert len(cluster.jobs(NAMESPACE)) == 1
+
+
+async def test_a_status_that_is_refused_is_told_by_an_event(cluster: Cluster):
+    # CRDs that are older than the operator lack a field: no status can be written, and none can say why.
+    async def refuse(*_: object, **__: object) -> Manifest:
+        raise RefusedError(".status.moon: field not declared in schema")
+
+    cluster.apply_status = refuse  # type: ignore[method-assign]
+    bench = Bench(cluster)
+    bench.controller.changed(cluster.apply(DATABASE))
+    await bench.until(300)
+    assert len(bench.passes) < 25
+    (told,) = cluster.events
+    assert (told.type, told.reason) == ("Warning", "PodRefused")
+    assert ".status.moon" in told.message

@@ -16,6 +16,7 @@ from godwit.planner.decision import (
     StartStep,
     StepSeen,
     StepState,
+    Unreachable,
 )
 from godwit.planner.run import decide
 from godwit.planner.run_steps import MAX_BACKUPS, UNKNOWN
@@ -85,6 +86,15 @@ def test_how_far_a_running_step_is_stands_in_the_status_until_it_ends():
     assert (first.status.progress, first.again_in) == (told, 5.0)
     assert after(running, status={"progress": told}).status.progress == told
     assert after(GONE, status={"progress": told}).status.progress is None
+
+
+def test_a_run_whose_pod_is_lost_with_its_node_says_so_and_waits():
+    lost = StepSeen(StepState.RUNNING, unreachable=Unreachable(ago(minutes=2), "Pod p was to be gone."))
+    decision = after(lost)
+    assert (stand(decision), decision.status.phase) == (("False", "PodUnreachable", False), "Waiting")
+    assert [(e.type, e.reason) for e in of(decision, Emit)] == [("Warning", Reason.POD_UNREACHABLE)]
+    assert (of(decision, StartStep), of(decision, DeleteStep), decision.status.outcome) == ([], [], "")
+    assert (decision.again_in or 0) > 5
 
 
 def test_then_a_backup_is_ordered_whose_name_no_older_run_has_used():

@@ -6,7 +6,7 @@ import pytest
 
 from godwit.contract.reasons import Reason
 from godwit.contract.request import CheckInput, StepRequest
-from godwit.planner.decision import DeleteStep, StartStep, StepSeen, StepSpec, StepState
+from godwit.planner.decision import DeleteStep, StartStep, StepSeen, StepSpec, StepState, Unreachable
 from godwit.planner.step import MAX_CRASHES, TIDY, Step, again, asks, backoff, drive, job_name, tidy
 
 from .builders import IMAGE, NOW, ago, database, finished, later, outcome, record
@@ -98,6 +98,26 @@ def test_a_step_that_never_started_has_not_crashed_and_waits_on(state, seen):
     assert kinds(drive(STEP, progress.record, GONE, later(seconds=40))) == [StartStep]
 
 
+@pytest.mark.parametrize("state", [StepState.PENDING, StepState.RUNNING])
+@pytest.mark.parametrize(
+    ("minutes", "told"), [(0, None), (1, Reason.POD_UNREACHABLE), (600, Reason.POD_UNREACHABLE)]
+)
+def test_a_pod_that_should_be_gone_is_told_of_and_nothing_takes_its_place(state, minutes, told):
+    seen = StepSeen(state, unreachable=Unreachable(NOW, "Pod p on node n was to be gone."))
+    progress = drive(
+        STEP, record("check", state=state, started_at=ago(hours=1)), seen, later(minutes=minutes)
+    )
+    assert (progress.failure.reason if progress.failure else None) == told
+    assert (progress.effects, progress.record.attempt, progress.record.state) == ((), 1, state)
+    assert progress.again_in is not None
+    if progress.failure is not None:
+        assert progress.failure.message == "Pod p on node n was to be gone."
+        assert "may still be at work" in progress.failure.standing
+        deleted = drive(STEP, progress.record, GONE, later(minutes=minutes))
+        assert (deleted.failure.reason if deleted.failure else None) == Reason.STEP_LOST
+    assert drive(STEP, progress.record, finished(), later(minutes=minutes)).outcome is not None
+
+
 def test_a_container_that_left_an_exit_status_has_started():
     held = record("check", state="Pending", message="FailedMount")
     seen = StepSeen(StepState.CRASHED, Reason.STEP_CRASHED, "exit status 1", exited=True)
@@ -180,6 +200,14 @@ def test_asks_says_when_drive_would_start_something(known, seen, expected):
 def test_a_strangers_job_is_never_deleted():
     assert tidy(record("check"), StepSeen(StepState.GONE, foreign=True), "team") == ()
     assert tidy(record("check"), StepSeen(StepState.RUNNING, foreign=True), "team") == ()
+
+
+@pytest.mark.parametrize(("hours", "started"), [(0.9, False), (1, False), (1.1, True), (24 * 365, True)])
+def test_no_attempt_waits_longer_than_any_pause_is(hours, started):
+    # The clock went wrong when the time was written, and has been put right since.
+    known = record("check", state="Crashed", retry_at=later(hours=hours))
+    assert (StartStep in kinds(drive(STEP, known, GONE, NOW))) is started
+    assert asks(known, GONE, NOW) is started
 
 
 def test_backoff_doubles_to_a_bound_and_spreads_by_its_key():
