@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from launcher import Launcher
 
 from godwit.cli.embedded import EmbeddedPostgres
 
@@ -100,6 +101,13 @@ TEST_SETTINGS = {
     "autovacuum": "off",  # its locks and its changes of statistics would make tests differ from run to run
     "log_min_duration_statement": "-1",
 }
+
+
+@pytest.fixture(scope="session")
+def launcher() -> Iterator[Launcher]:
+    """What starts steps' processes without importing the runner anew for each."""
+    with Launcher() as started:
+        yield started
 
 
 @dataclass(frozen=True)
