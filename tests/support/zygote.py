@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass
 
 import pglast.keywords
-import pglast.parser
+import pglast.parser  # noqa: F401
 
 import godwit.engine.apply
 import godwit.engine.check
