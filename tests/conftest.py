@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+import psycopg
 import pytest
 from hypothesis import settings
+from launcher import Launcher
+from psycopg import sql
 
-from godwit.cli.embedded import EmbeddedPostgres
+from godwit.cli.embedded import SUPERUSER, EmbeddedPostgres, StopMode
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("godwit", deadline=None)
@@ -84,10 +87,45 @@ MEMORY = "/dev/shm"
 @pytest.fixture(scope="session")
 def postgres_server(server_folder: Path) -> Iterator[EmbeddedPostgres]:
     """One PostgreSQL server for the whole session (with xdist: for each worker)."""
-    with EmbeddedPostgres(server_folder / "server", durable=False, settings=TEST_SETTINGS) as server:
+    with SharedServer(server_folder / "server", durable=False, settings=TEST_SETTINGS) as server:
         # What a server's first session in a database caches is copied into those that are made from it.
         server.psql("SELECT 1", "template1")
         yield server
+
+
+class SharedServer(EmbeddedPostgres):
+    """Makes and drops databases in a session that stays, for half of what it costs with psql each time."""
+
+    _session: psycopg.Connection | None = None
+
+    def create_database(self, name: str, *, owner: str = SUPERUSER) -> None:
+        self._do(sql.SQL("CREATE DATABASE {} OWNER {} STRATEGY FILE_COPY"), name, owner)
+
+    def drop_database(self, name: str) -> None:
+        self._do(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)"), name)
+
+    def stop(self, mode: StopMode = "fast") -> None:
+        self._leave()
+        super().stop(mode)
+
+    def _do(self, statement: sql.SQL, *names: str) -> None:
+        composed = statement.format(*map(sql.Identifier, names))
+        if self._session is not None:
+            try:
+                self._session.execute(composed)
+            except psycopg.OperationalError:
+                if not self._session.closed:
+                    raise
+                self._leave()  # a test has ended the session, or crashed the server
+            else:
+                return
+        self._session = psycopg.connect(self.uri(), autocommit=True)
+        self._session.execute(composed)
+
+    def _leave(self) -> None:
+        if self._session is not None:
+            self._session.close()
+        self._session = None
 
 
 # Small, for a machine that runs other tests at the same time, and able to do what any test asks for.
@@ -100,6 +138,13 @@ TEST_SETTINGS = {
     "autovacuum": "off",  # its locks and its changes of statistics would make tests differ from run to run
     "log_min_duration_statement": "-1",
 }
+
+
+@pytest.fixture(scope="session")
+def launcher() -> Iterator[Launcher]:
+    """What starts steps' processes without importing the runner anew for each."""
+    with Launcher() as started:
+        yield started
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import pytest
 from conformance.bed import Bed
 from conformance.kubernetes import CHART, Node, kubernetes_bed
 from conformance.local import local_bed
+from launcher import Launcher
 from scenarios.kubernetes import KubernetesStage, shared_stage
 from scenarios.kubernetes import kubernetes_stage as open_kubernetes_stage
 from scenarios.kubernetes_server import ServerPod, server_pod
@@ -144,9 +145,9 @@ def bed(request: pytest.FixtureRequest) -> Bed:
 
 
 @pytest.fixture
-async def local_cluster() -> AsyncIterator[Bed]:
+async def local_cluster(launcher: Launcher) -> AsyncIterator[Bed]:
     """The local cluster with an empty namespace."""
-    async with local_bed() as made:
+    async with local_bed(launcher.start_local) as made:
         yield made
 
 
@@ -172,10 +173,10 @@ def play(stage: Stage) -> Play:
 
 @pytest.fixture
 async def local_stage(
-    postgres_server: EmbeddedPostgres, database: Store, tmp_path: Path
+    postgres_server: EmbeddedPostgres, database: Store, tmp_path: Path, launcher: Launcher
 ) -> AsyncIterator[LocalStage]:
     """The operator on the local cluster, and a fresh database of the embedded server."""
-    async with open_local_stage(postgres_server, database, tmp_path) as made:
+    async with open_local_stage(postgres_server, database, tmp_path, launcher.start_local) as made:
         yield made
 
 

@@ -68,9 +68,9 @@ class Reader:
 
 
 @asynccontextmanager
-async def reading(server, namespace: str, uri: str, folder: Path) -> AsyncIterator[Reader]:
+async def reading(server, launcher, namespace: str, uri: str, folder: Path) -> AsyncIterator[Reader]:
     async with (
-        LocalCluster(namespaces=(namespace,), pg_bin=server.bin_dir) as cluster,
+        LocalCluster(namespaces=(namespace,), start=launcher.start_local, pg_bin=server.bin_dir) as cluster,
         serving(cluster, Controller(cluster, image="local")),
     ):
         yield Reader(cluster, namespace, uri, folder)
@@ -88,11 +88,13 @@ def because(reason: str) -> Callable[[Manifest], bool]:
     return lambda found: condition(found, "Ready").get("reason") == reason
 
 
-async def test_the_readmes_manifests_make_a_migrated_database(postgres_server, database, role, tmp_path):
+async def test_the_readmes_manifests_make_a_migrated_database(
+    postgres_server, launcher, database, role, tmp_path
+):
     (block,) = blocks("README.md")
     uri = database.uri_as(role("bookshop", owns=True))
 
-    async with reading(postgres_server, "default", uri, tmp_path) as reader:
+    async with reading(postgres_server, launcher, "default", uri, tmp_path) as reader:
         reader.apply(block)
         found = await reader.until("DatabaseMigration", "bookshop", ready)
 
@@ -103,13 +105,13 @@ async def test_the_readmes_manifests_make_a_migrated_database(postgres_server, d
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-async def test_the_quickstart_goes_as_it_says(postgres_server, database, role, tmp_path):
+async def test_the_quickstart_goes_as_it_says(postgres_server, launcher, database, role, tmp_path):
     where, what, suspended, back, by_hand = blocks("docs/quickstart.md")
     uri = database.uri_as(role("bookshop", owns=True, createdb=True))
     newest = max(p.name for p in sample_migrations().iterdir() if p.is_dir())
     (source,) = packed(sample_migrations(), "bookshop-migrations", "bookshop")
 
-    async with reading(postgres_server, "bookshop", uri, tmp_path) as reader:
+    async with reading(postgres_server, launcher, "bookshop", uri, tmp_path) as reader:
         reader.apply(where)
         await reader.until("PostgresDatabase", "bookshop", ready)
         reader.apply([source, *what])

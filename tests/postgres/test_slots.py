@@ -34,14 +34,16 @@ async def until(probe: Callable[[], Awaitable[Any]], what: str) -> None:
 
 
 @pytest.fixture
-async def cluster(postgres_server, database):
+async def cluster(postgres_server, database, launcher):
     data = {"migration_lock.toml": 'provider = "postgresql"\n', "1_a.sql": "CREATE TABLE a (id int);"}
     spec = {
         "connection": {"uriFrom": {"name": "shop", "key": "uri"}},
         "environment": "Development",
         "backup": {"required": False},
     }
-    async with LocalCluster(namespaces=(NAMESPACE,), pg_bin=postgres_server.bin_dir) as made:
+    async with LocalCluster(
+        namespaces=(NAMESPACE,), start=launcher.start_local, pg_bin=postgres_server.bin_dir
+    ) as made:
         made.add_secret(NAMESPACE, "shop", {"uri": database.uri})
         metadata = {"name": "files", "namespace": NAMESPACE}
         made.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})

@@ -1,8 +1,6 @@
 """A team's migration folder and its database, with the engine's verbs as the runner calls them."""
 
 import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from launcher import Launcher, Step
 from plans import ref_of
 
 from godwit.contract.base import canonical_json
@@ -65,6 +64,8 @@ class Project:
     point: Callable[[str], None] = lambda _: None
     attempts: Counter[tuple[str, str]] = field(default_factory=Counter)
     """By operation and step."""
+    launcher: Launcher | None = None
+    """What starts real step processes, where the test wants some."""
 
     def write(self, name: str, up: str, down: str | None = None) -> None:
         (self.folder / name).mkdir(exist_ok=True)
@@ -136,9 +137,7 @@ class Project:
             self.context(operation, "apply", **changes), VerifyInput(state=state, checks=checks)
         )
 
-    def process(
-        self, verb: VerbInput, operation: str = "u1", *, fault: str = "", **changes: Any
-    ) -> subprocess.Popen[bytes]:
+    def process(self, verb: VerbInput, operation: str = "u1", *, fault: str = "", **changes: Any) -> Step:
         """A real step process, as a Job runs it; *fault* is where it dies or hangs."""
         request = self.attempt(operation, verb.verb.lower(), verbs=(verb,), **changes).request
         request_file = self.folder.parent / "request.json"
@@ -153,9 +152,8 @@ class Project:
         if fault:
             environ |= {"GODWIT_FAULT": fault, "GODWIT_FAULT_INJECTION": "1"}
         with self._said_file.open("wb") as said:
-            return subprocess.Popen(
-                [sys.executable, "-m", "godwit.runner"], env=environ, stdout=said, stderr=said
-            )
+            assert self.launcher is not None
+            return self.launcher.start(environ, stdout=said, stderr=said)
 
     def step(
         self, verb: VerbInput, operation: str = "u1", *, fault: str = "", **changes: Any
@@ -184,8 +182,8 @@ class Project:
 
 
 @pytest.fixture
-def project(database: Any, tmp_path: Path) -> Project:
+def project(database: Any, tmp_path: Path, launcher: Launcher) -> Project:
     """An empty migration folder for a fresh, empty database."""
     folder = tmp_path / "migrations"
     folder.mkdir()
-    return Project(database, folder, database.uri)
+    return Project(database, folder, database.uri, launcher=launcher)

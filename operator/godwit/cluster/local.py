@@ -18,7 +18,7 @@ from typing import Self
 
 from godwit.api.common import FINALIZER
 from godwit.cluster.local_objects import Change, LocalObjects
-from godwit.cluster.local_steps import Delay, LocalSteps
+from godwit.cluster.local_steps import Delay, LocalSteps, Start, start_process
 from godwit.cluster.port import GoneError, Manifest
 from godwit.contract.environment import PG_BIN_VAR
 from godwit.contract.progress import RunProgress, last_progress
@@ -55,10 +55,14 @@ class LocalCluster:
         namespaces: Sequence[str] = ("default",),
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         command: Sequence[str] = RUNNER,
+        start: Start = start_process,
         pg_bin: Path | None = None,
         environment: Callable[[StepSpec], Mapping[str, str]] = _nothing,
     ) -> None:
-        """`clock` gives the times of objects; `environment` more variables for a step (tests: its faults)."""
+        """`clock` gives the times of objects; `environment` more variables for a step (tests: its faults).
+
+        `start` starts the steps' processes (tests: without importing everything anew).
+        """
         self._clock = clock
         self._watchers: list[Callable[[Change], None]] = []
         programs = {} if pg_bin is None else {PG_BIN_VAR: str(pg_bin)}
@@ -67,6 +71,7 @@ class LocalCluster:
         )
         self._steps = LocalSteps(
             command=command,
+            start=start,
             environment=lambda spec: {**programs, **environment(spec)},
             config_map=lambda namespace, name: self._objects.get("ConfigMap", namespace, name),
             changed=self._changed,

@@ -7,9 +7,10 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO, Protocol
 
 from godwit.cluster.jobs import GRACE_SECONDS
 from godwit.cluster.local_objects import Change
@@ -21,6 +22,47 @@ from godwit.contract.reasons import Reason
 from godwit.planner.decision import GONE, StepSeen, StepSpec, StepState
 
 _PENDING = StepSeen(StepState.PENDING, Reason.POD_PENDING)
+
+
+class Process(Protocol):
+    """A step's process, of which asyncio.subprocess.Process is one."""
+
+    @property
+    def pid(self) -> int:
+        """Its id, which is also that of its process group."""
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status, minus the signal's number where one ended it; None as long as it is not known."""
+
+    async def wait(self) -> int:
+        """Wait for its end and return the exit status."""
+
+    def send_signal(self, signal: int, /) -> None:
+        """Send a signal to it alone. Raises ProcessLookupError."""
+
+
+Start = Callable[[Sequence[str], Mapping[str, str], Path, IO[bytes]], Awaitable[Process]]
+"""Starts a step: its command, its whole environment, its working directory, the file for what it prints.
+
+Raises OSError, and ValueError for a variable's value that no process can be given.
+"""
+
+
+async def start_process(
+    command: Sequence[str], environment: Mapping[str, str], folder: Path, log: IO[bytes]
+) -> Process:
+    """See `Start`."""
+    return await asyncio.create_subprocess_exec(
+        *command,
+        env=environment,
+        cwd=folder,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        # A process group of its own: what it leaves running ends with it, as in a container.
+        start_new_session=True,
+    )
 
 
 class Delay:
@@ -43,7 +85,7 @@ class _Step:
     delay: Delay | None
     places: Places
     seen: StepSeen = _PENDING
-    process: asyncio.subprocess.Process | None = None
+    process: Process | None = None
     task: asyncio.Task[None] | None = None
     wanted: bool = True
     """False once its Job was deleted: it must end, or never start."""
@@ -56,11 +98,13 @@ class LocalSteps:
         self,
         *,
         command: Sequence[str],
+        start: Start,
         environment: Callable[[StepSpec], Mapping[str, str]],
         config_map: Callable[[str, str], Manifest | None],
         changed: Callable[[Change], None],
     ) -> None:
         self._command = tuple(command)
+        self._start = start
         self._environment = environment
         self._config_map = config_map
         self._changed = changed
@@ -220,18 +264,9 @@ class LocalSteps:
         try:
             environment = {**step.places.furnish(step.spec, mounts), **self._environment(step.spec)}
             with step.places.log.open("wb") as log:
-                step.process = await asyncio.create_subprocess_exec(
-                    *self._command,
-                    env=environment,
-                    cwd=step.places.scratch,
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    # A process group of its own: what it leaves running ends with it, as in a container.
-                    start_new_session=True,
-                )
+                step.process = await self._start(self._command, environment, step.places.scratch, log)
         except (OSError, ValueError) as error:
-            # ValueError: a variable's value that no process can be given. Its text names none.
+            # A ValueError's text names no value.
             said = error.strerror if isinstance(error, OSError) else str(error)
             why = f"The step's process could not be started: {said}."
             self._show(step, StepSeen(StepState.CRASHED, Reason.STEP_CRASHED, why))

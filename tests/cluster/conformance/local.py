@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from godwit.cluster.local import LocalCluster
+from godwit.cluster.local_steps import Start
 from godwit.cluster.port import ConflictError, Manifest
 
 QUOTA = 'pods "x" is forbidden: exceeded quota: no-pods, requested: pods=1, used: pods=0, limited: pods=0'
@@ -57,8 +58,8 @@ class LocalBed:
 
 
 @asynccontextmanager
-async def local_bed() -> AsyncIterator[LocalBed]:
-    """A local cluster with the empty namespace `conformance`."""
+async def local_bed(start: Start) -> AsyncIterator[LocalBed]:
+    """A local cluster with the empty namespace `conformance`, whose steps are started by *start*."""
     silences: set[asyncio.StreamWriter] = set()
 
     def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -66,7 +67,7 @@ async def local_bed() -> AsyncIterator[LocalBed]:
 
     silent = await asyncio.start_server(accept, "127.0.0.1", 0)
     try:
-        async with LocalCluster(namespaces=("conformance",)) as cluster:
+        async with LocalCluster(namespaces=("conformance",), start=start) as cluster:
             yield LocalBed(cluster, silent)
     finally:
         for writer in silences:

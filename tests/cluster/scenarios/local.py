@@ -8,6 +8,7 @@ from pathlib import Path
 
 from godwit.cli.embedded import EmbeddedPostgres
 from godwit.cluster.local import LocalCluster
+from godwit.cluster.local_steps import Start
 from godwit.cluster.port import Manifest
 from godwit.controller.local import LocalEvents
 from godwit.controller.loop import Controller
@@ -128,9 +129,13 @@ class LocalStage:
 
 
 @asynccontextmanager
-async def local_stage(server: EmbeddedPostgres, store: Store, folder: Path) -> AsyncIterator[LocalStage]:
-    """A stage with the operator at work and an empty volume `backups`."""
-    async with LocalCluster(namespaces=(LocalStage.namespace,), pg_bin=server.bin_dir) as cluster:
+async def local_stage(
+    server: EmbeddedPostgres, store: Store, folder: Path, start: Start
+) -> AsyncIterator[LocalStage]:
+    """A stage with the operator at work and an empty volume `backups`; *start* starts its steps."""
+    async with LocalCluster(
+        namespaces=(LocalStage.namespace,), start=start, pg_bin=server.bin_dir
+    ) as cluster:
         volume = folder / "backups"
         volume.mkdir()
         cluster.add_volume(LocalStage.namespace, "backups", volume)

@@ -27,8 +27,9 @@ LOCATION = "shop/nightly-u1.dump"
 class Place:
     """A database, a store, and steps that work on both."""
 
-    def __init__(self, database, tmp_path, *, user="postgres", password=None, **request):
+    def __init__(self, database, tmp_path, launcher, *, user="postgres", password=None, **request):
         self.database, self.tmp_path, self.server = database, tmp_path, database.server
+        self.launcher = launcher
         self.uri = self.server.uri(database.name, user=user, password=password)
         self.request = request
         self.attempts = count(1)
@@ -64,7 +65,7 @@ class Place:
         )
 
     def started(self, *verbs, fault="", prefix=(), **request):
-        """The runner as a Job would run it: a process of its own."""
+        """The runner as a Job would run it: a process of its own. *prefix*: a command that begins another."""
         ctx = self.context("step", verbs=verbs, **request)
         (self.tmp_path / "outcome.json").unlink(missing_ok=True)
         (self.tmp_path / "request.json").write_text(json.dumps(ctx.request.to_json()))
@@ -77,7 +78,9 @@ class Place:
         env = os.environ | ctx.environ | {name: str(self.tmp_path / place) for name, place in places.items()}
         if fault:
             env |= {"GODWIT_FAULT": fault, "GODWIT_FAULT_INJECTION": "1"}
-        return subprocess.Popen([*prefix, sys.executable, "-m", "godwit.runner"], env=env)
+        if prefix:
+            return subprocess.Popen([*prefix, sys.executable, "-m", "godwit.runner"], env=env)
+        return self.launcher.start(env)
 
     def outcome(self):
         """What the last process wrote."""
@@ -110,8 +113,8 @@ class Restoring(Place):
 
     comment = ""
 
-    def __init__(self, database, tmp_path, **request):
-        super().__init__(database, tmp_path, **request)
+    def __init__(self, database, tmp_path, launcher, **request):
+        super().__init__(database, tmp_path, launcher, **request)
         self.backup = backup_verb(self.context(), BackupInput(location=LOCATION))
         with self.context().session() as session:
             self.identity = session.identity
@@ -157,15 +160,15 @@ class Restoring(Place):
 
 
 @pytest.fixture
-def make_place(database, tmp_path):
+def make_place(database, tmp_path, launcher):
     """Make places: make_place(user=..., **fields of every request)."""
-    return lambda **options: Place(database, tmp_path, **options)
+    return lambda **options: Place(database, tmp_path, launcher, **options)
 
 
 @pytest.fixture
-def place_on(database, tmp_path):
+def place_on(database, tmp_path, launcher):
     """Make a place on the database `postgres` of another server, as its superuser."""
-    return lambda server: Place(replace(database, server=server, name="postgres"), tmp_path)
+    return lambda server: Place(replace(database, server=server, name="postgres"), tmp_path, launcher)
 
 
 @pytest.fixture
@@ -181,14 +184,14 @@ def ctx(place):
 
 
 @pytest.fixture
-def make_restoring(database, tmp_path):
+def make_restoring(database, tmp_path, launcher):
     """As `make_place`, with a backup, also of a copy; databases that are left are dropped afterwards."""
     made = []
 
     def make(copy=None, **options):
         folder = tmp_path / copy.name if copy else tmp_path
         folder.mkdir(exist_ok=True)
-        made.append(Restoring(copy or database, folder, **options))
+        made.append(Restoring(copy or database, folder, launcher, **options))
         return made[-1]
 
     yield make
@@ -199,7 +202,7 @@ def make_restoring(database, tmp_path):
 
 
 @pytest.fixture
-def encoded(database, tmp_path):
+def encoded(database, tmp_path, launcher):
     """Make a database of another encoding, by a script, and its backup: encoded("LATIN1", "CREATE ...")."""
     made = []
 
@@ -208,7 +211,7 @@ def encoded(database, tmp_path):
         made.append(other)
         other.server.psql(f"CREATE DATABASE {other.name} TEMPLATE template0 ENCODING '{encoding}'")
         other.psql(script)
-        return Restoring(other, tmp_path)
+        return Restoring(other, tmp_path, launcher)
 
     yield make
     for other in made:

@@ -1,4 +1,4 @@
-"""What the tests of crashes share: a template of the database, and the process that starts steps quickly."""
+"""What the tests of crashes share: databases that are made anew quickly."""
 
 import contextlib
 import shutil
@@ -7,11 +7,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from launcher import Launcher
 
 from godwit.cli.embedded import EmbeddedPostgres
 
 from .folders import PROOF, Migration
-from .stage import Launcher, Stage, write_folder
+from .stage import Stage, write_folder
 
 _RESETS_PER_VACUUM = 20
 
@@ -58,9 +59,10 @@ class Beds:
 
 
 @pytest.fixture(scope="module")
-def beds(postgres_server: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Beds]:
-    """The databases of this module's stories, and the process that starts their steps."""
-    with Launcher() as launcher:
-        found = Beds(postgres_server, launcher, tmp_path_factory.mktemp("crashes"))
-        yield found
-        found.close()
+def beds(
+    postgres_server: EmbeddedPostgres, launcher: Launcher, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Beds]:
+    """The databases of this module's stories."""
+    found = Beds(postgres_server, launcher, tmp_path_factory.mktemp("crashes"))
+    yield found
+    found.close()

@@ -1,18 +1,16 @@
 """Real step processes against a real server, cut off where it was asked for, and what they leave behind."""
 
-import contextlib
-import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import psycopg
+from launcher import Launcher, Step
 from plans import ref_of
 
 from godwit.cli.embedded import EmbeddedPostgres
@@ -48,36 +46,6 @@ SELECT pid, state, query FROM pg_stat_activity
 UNION ALL
 SELECT l.pid, l.mode, l.locktype FROM pg_locks l JOIN pg_database d ON d.oid = l.database
  WHERE d.datname = current_database() AND l.pid <> pg_backend_pid()"""
-_LAUNCHER = Path(__file__).with_name("launcher.py")
-
-
-class Launcher:
-    """The warm process that forks the steps (see launcher.py). Use as a context manager."""
-
-    def __enter__(self) -> Self:
-        self.process = subprocess.Popen(
-            [sys.executable, str(_LAUNCHER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        assert self._line() == "ready"
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.stdin.close()
-        self.process.wait(timeout=PATIENCE_S)
-        self.process.stdout.close()
-
-    def start(self, environ: dict[str, str], log: Path) -> int:
-        """Start a step; returns its process id. `wait` must follow."""
-        self.process.stdin.write(json.dumps({"environ": environ, "log": str(log)}) + "\n")
-        self.process.stdin.flush()
-        return int(self._line())
-
-    def wait(self) -> int:
-        """The step's exit status; minus the signal's number where one ended it."""
-        return os.waitstatus_to_exitcode(int(self._line()))
-
-    def _line(self) -> str:
-        return self.process.stdout.readline().strip()
 
 
 @dataclass(frozen=True)
@@ -141,17 +109,17 @@ class Stage:
         request.write_bytes(canonical_json(self._request(operation, verbs[0].verb.lower(), verbs, attempt)))
         outcome.unlink(missing_ok=True)
         started = threading.Event()
-        pidfd = -1
+        steps: list[Step] = []
 
         def strike() -> None:
             if kill:
                 assert started.wait(PATIENCE_S)
-                with contextlib.suppress(
-                    ProcessLookupError
-                ):  # its last answer came through, and it has ended
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                steps[0].send_signal(signal.SIGKILL)
 
-        with Proxy(self.server.port, cut, strike, alone=alone) as proxy:
+        with (
+            Proxy(self.server.port, cut, strike, alone=alone) as proxy,
+            (place / "step.log").open("ab") as log,
+        ):
             environ = {
                 **{
                     name: value for name, value in os.environ.items() if not name.startswith(("PG", "GODWIT"))
@@ -161,11 +129,9 @@ class Stage:
                 SOURCE_DIR_VAR: str(self.folder),
                 DATABASE_URI_VAR: f"postgresql://postgres@127.0.0.1:{proxy.port}/{self.name}",
             }
-            pid = self.launcher.start(environ, place / "step.log")
-            pidfd = os.pidfd_open(pid)
+            steps.append(self.launcher.start(environ, stdout=log, stderr=log))
             started.set()
-            status = self.launcher.wait()
-            os.close(pidfd)
+            status = steps[0].wait()
         self.log.append(f"{verbs[0].verb}#{attempt} {cut} kill={kill} alone={alone} -> {status}")
         assert status in ((0, -9) if proxy.struck.is_set() and kill else (0,)), (
             place / "step.log"

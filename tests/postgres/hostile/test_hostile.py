@@ -1,5 +1,6 @@
 """Hostile files: each ends in a named reason or is rightly applied, and the database is as that end says."""
 
+import contextlib
 import threading
 from itertools import count
 
@@ -122,6 +123,7 @@ class Victim:
         self.server = server
         self.uri = server.uri(self.NAME)
         self.before = None
+        self.conn = None
 
     def project(self, folder):
         made = Project(None, folder, self.uri)
@@ -130,26 +132,38 @@ class Victim:
             self.server.drop_database(self.NAME)
             self.server.create_database(self.NAME)
             made.deploy("first")
-            with self.looking() as conn:
-                self.before = picture(conn)
+            self.before = picture(self.looking())
         return made
 
     def looking(self):
-        return psycopg.connect(self.uri, autocommit=True, application_name="picture")
+        """A session that stays until a file ends it: a new one must first learn what the catalogs are."""
+        if self.conn is not None:
+            with contextlib.suppress(psycopg.OperationalError):
+                self.conn.execute("SELECT 1")
+                return self.conn
+        self.close()
+        self.conn = psycopg.connect(self.uri, autocommit=True, application_name="picture")
+        return self.conn
+
+    def close(self):
+        if self.conn is not None:
+            self.conn.close()
 
     def is_as_before(self):
-        with self.looking() as conn:
-            # A lost connection leaves the operation's claim to its next attempt, which does not come here.
-            conn.execute("DELETE FROM godwit.settings WHERE key = 'activeOperation'")
-            until(lambda: conn.execute(SESSIONS).fetchone() == (0,), "its sessions are gone")
-            after, before = picture(conn), self.before
+        conn = self.looking()
+        # A lost connection leaves the operation's claim to its next attempt, which does not come here.
+        conn.execute("DELETE FROM godwit.settings WHERE key = 'activeOperation'")
+        until(lambda: conn.execute(SESSIONS).fetchone() == (0,), "its sessions are gone")
+        after, before = picture(conn), self.before
         self.before = before if after == before else None
         assert [name for name in after | before if after.get(name) != before.get(name)] == []
 
 
 @pytest.fixture(scope="module")
 def victim(postgres_server):
-    yield Victim(postgres_server)
+    found = Victim(postgres_server)
+    yield found
+    found.close()
     postgres_server.drop_database(Victim.NAME)
 
 

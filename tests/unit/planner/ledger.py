@@ -205,6 +205,8 @@ class _Work:
         own = [r for r in self.db.journal if r.operation == request.operation]
         if any((RANK[r.step], r.attempt) > mine for r in own):
             raise Stop(Reason.STATE_MOVED, text="A later attempt was here.")
+        if any(r.event == "Begun" and (RANK[r.step], r.attempt) == mine for r in own):
+            raise Stop(Reason.TOO_LATE, text="Another process of this attempt was here.")
 
     def done(self, *, by_object: bool = False) -> VerbOutcome | None:
         request = self.request

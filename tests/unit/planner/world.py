@@ -192,21 +192,23 @@ class World(Sight):
                 f"{key}: again at once, but nothing happened"
             )
         if effects is None and (decision.again_in is None or decision.again_in > SOON):
-            self._assert_through(key)
+            # Where nothing has changed, the same is seen again.
+            self._assert_through(key, decision if self.version == before else None)
         return decision.again_in
 
-    def _assert_through(self, key: Key) -> None:
+    def _assert_through(self, key: Key, decision: Decision | None) -> None:
         """Its own report wakes an object late: whoever has more to do asks for another look."""
         found = self.objects.get(key)
         if found is not None:
-            left = [
-                e for e in DECIDE[key[0]](self.observe(found), self.now).effects if not isinstance(e, Emit)
-            ]
+            decision = decision or DECIDE[key[0]](self.observe(found), self.now)
+            left = [e for e in decision.effects if not isinstance(e, Emit)]
             assert left == [], f"{key}: {left} is left to do, and no look was asked for"
 
     # Report and act
 
     def _report(self, key: Key, observed: Resource, status: Status) -> None:
+        if status == observed.status:  # type: ignore[attr-defined]
+            return
         wanted = {k: v for k, v in status.to_json().items() if k != "activeOperation"}
         have = {k: v for k, v in observed.status.to_json().items() if k != "activeOperation"}  # type: ignore[attr-defined]
         assert len(json.dumps(wanted)) < STATUS_LIMIT
