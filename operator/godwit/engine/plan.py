@@ -16,6 +16,7 @@ from godwit.engine.batch import batch_findings
 from godwit.engine.batch_key import key_findings
 from godwit.engine.compare import LATEST, NOTHING, aim, compare, downgrade_finding, resolve_finding, warning
 from godwit.engine.errors import StepFailed, from_postgres
+from godwit.engine.escapes import escape_findings
 from godwit.engine.formats.registry import format_of
 from godwit.engine.model import (
     Declared,
@@ -179,7 +180,7 @@ def plan_of(
 
     def found_for(steps: Sequence[PlannedMigration]) -> list[Finding]:
         predicted = hold_findings(session, steps, policy) if predicting else []
-        return [*key_findings(session, steps), *predicted]
+        return [*key_findings(session, steps), *escape_findings(session, steps), *predicted]
 
     history = with_unfinished(session, history or tool.read_history(session), tool, operation)
     history = tool.fill(history, source)
