@@ -1,5 +1,6 @@
 """A database made like another one, and put in its place: the SQL of restore, without its flow."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Final, LiteralString
 
@@ -156,10 +157,12 @@ def _grantee(role: str) -> sql.Composable:
     return sql.Identifier(role) if role else sql.SQL("PUBLIC")
 
 
-def rename_both(session: Session, *, live: str, restored: str, old: str, comment: str) -> None:
+def rename_both(
+    session: Session, *, live: str, restored: str, old: str, comment: str, committing: Callable[[], None]
+) -> None:
     """In one transaction: *live* becomes *old*, with *comment*, and *restored* becomes *live*; both open.
 
-    Nobody may be connected to either. Raises psycopg.Error, and Opened where *live* is not closed any more.
+    *committing* is called before its COMMIT, of which one may not hear what became. Nobody may be connected to either. Raises psycopg.Error, and Opened where *live* is not closed any more.
     """
     rename = sql.SQL("ALTER DATABASE {} RENAME TO {}")
     with session.transaction():
@@ -176,6 +179,7 @@ def rename_both(session: Session, *, live: str, restored: str, old: str, comment
         session.execute(
             sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(old), sql.Literal(comment))
         )
+        committing()
 
 
 def close(session: Session, name: str) -> None:
