@@ -224,6 +224,48 @@ def test_what_no_dump_holds_is_carried_over(database, role, make_restoring):
     assert database.psql(query) == before
 
 
+def test_a_database_in_another_tablespace_and_of_another_locale_stays_there(encoded, database, server_folder):
+    server, space = database.server, f"space_{database.name.rsplit('_', 1)[1]}"
+    new = int(server.psql("SHOW server_version_num")) >= 170_000
+    locale = "LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8'" if new else "LC_CTYPE 'C.UTF-8'"
+    server.psql(f"SET allow_in_place_tablespaces = on; CREATE TABLESPACE {space} LOCATION ''")
+    made = encoded("UTF8", "CREATE TABLE item (id int)", f"{locale} TABLESPACE {space}")
+    query = f"""
+        SELECT t.spcname, to_jsonb(d) - '{{oid,datname,dattablespace,datfrozenxid,datminmxid}}'::text[]
+          FROM pg_database d JOIN pg_tablespace t ON t.oid = dattablespace WHERE datname = '{made.database.name}'"""
+    before = server.psql(query)
+    try:
+        old = made.restore().old_database
+        assert server.psql(query) == before
+        assert before.startswith(space)
+        assert "C.UTF-8" in before
+    finally:
+        server.drop_database(old)
+        server.drop_database(made.database.name)
+        server.psql(f"DROP TABLESPACE {space}")
+
+
+def test_a_template_stays_one(restoring, database):
+    server = database.server
+    server.psql(f'ALTER DATABASE "{database.name}" IS_TEMPLATE true')
+    try:
+        restoring.restore()
+        query = f"SELECT datistemplate FROM pg_database WHERE datname = '{database.name}'"
+        assert server.psql(query) == "t"
+    finally:
+        for name in restoring.databases():
+            server.psql(f'ALTER DATABASE "{name}" IS_TEMPLATE false')
+
+
+def test_a_security_label_that_cannot_be_given_again_keeps_the_restore_out(restoring, database):
+    """Its provider is a library; a server without it refuses the label, as this one does."""
+    labels = "INSERT INTO pg_shseclabel VALUES ({}, 'pg_database'::regclass, 'clearance', 'it''s secret')"
+    database.server.psql(labels.format(restoring.oid))
+    failure = restoring.failing()
+    assert failure.reason is Reason.RESTORE_FAILED
+    assert 'security label provider "clearance" is not loaded' in failure.message
+
+
 def test_sequences_never_go_back(restoring, database):
     database.psql(
         "CREATE SEQUENCE down INCREMENT -1; SELECT nextval('item_id_seq') FROM generate_series(1, 50)"
