@@ -232,9 +232,9 @@ def _in_doubt(names: Names, left: StepFailed) -> StepFailed:
     return fail(
         Reason.CONNECTION_LOST,
         "The connection broke during the rename, and the server has not answered since.",
-        standing=f"Either the rename is done: {names.live} is the restored database, and open, and the former "
-        f"one is {names.old}. Or it is not: {names.live} is as it was, but closed to connections. The next "
-        "attempt finds out; it opens the database, and begins anew where the rename was not done.",
+        standing=f"Either the rename is done: {names.live} is the restored database, and open, and the "
+        f"former one is {names.old}. Or it is not: {names.live} is as it was, but closed to connections. "
+        "The next attempt finds out; it opens the database, and begins anew where the rename was not done.",
         hint=left.failure.hint,
     )
 

@@ -176,7 +176,8 @@ def rename_both(
 ) -> None:
     """In one transaction: *live* becomes *old*, with *comment*, and *restored* becomes *live*; both open.
 
-    *committing* is called before its COMMIT, of which one may not hear what became. Nobody may be connected to either. Raises psycopg.Error, and Opened where *live* is not closed any more.
+    *committing* is called before its COMMIT, of which one may not hear what became. Nobody may be connected
+    to either. Raises psycopg.Error, and Opened where *live* is not closed any more.
     """
     rename = sql.SQL("ALTER DATABASE {} RENAME TO {}")
     with session.transaction():

@@ -3,7 +3,6 @@
 import signal
 import threading
 
-import psycopg
 import pytest
 
 from godwit.contract.reasons import Reason
