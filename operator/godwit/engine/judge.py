@@ -14,7 +14,7 @@ from typing import Any, Final
 from pglast.parser import parse_sql_json
 
 from godwit.engine.model import Statement
-from godwit.engine.parse_tree import option, relation, sql_name, strings
+from godwit.engine.parse_tree import Node, option, relation, sql_name, strings
 from godwit.engine.session import Session
 
 _INDEXES: Final = """
@@ -39,7 +39,8 @@ _VALID: Final = "SELECT indisvalid FROM pg_index WHERE indexrelid = %s"
 _ATTACHED: Final = """
 SELECT inhdetachpending FROM pg_inherits WHERE inhparent = to_regclass(%s) AND inhrelid = to_regclass(%s)"""
 
-_MAKING: Final = {"CreateStmt", "CreateTableAsStmt", "SelectStmt", "ViewStmt"}
+_RUNNING: Final = {"CreateTableAsStmt", "DoStmt", "InsertStmt", "SelectStmt", "UpdateStmt"}
+_MAKING: Final = {"CreateSeqStmt", "CreateStmt", "CreateTableAsStmt", "SelectStmt", "ViewStmt"}
 
 
 class State(StrEnum):
@@ -118,7 +119,7 @@ def subject(statement: Statement) -> Subject:
 
 
 def temporary(statements: Iterable[Statement]) -> set[str]:
-    """Names of the temporary tables and views that *statements* leave to their session."""
+    """Names of the temporary tables, views and sequences that *statements* leave to their session."""
     found: set[str] = set()
     for statement in statements:
         ((tag, node),) = json.loads(parse_sql_json(statement.text))["stmts"][0]["stmt"].items()
@@ -126,14 +127,44 @@ def temporary(statements: Iterable[Statement]) -> set[str]:
             node.get("view")
             or node.get("into", node.get("intoClause", {})).get("rel")
             or node.get("relation")
+            or node.get("sequence")
         )
-        if tag in _MAKING and made and made.get("relpersistence") == "t":
+        if tag in _MAKING and made and _is_temporary(made):
             found.add(made["relname"])
         elif tag == "DropStmt":
             found -= {strings(item)[-1] for item in node["objects"] if strings(item)}
         elif tag == "DiscardStmt":
             found.clear()
     return found
+
+
+def _is_temporary(made: Node) -> bool:
+    return made.get("relpersistence") == "t" or made.get("schemaname") == "pg_temp"
+
+
+def only_sets(statement: Statement) -> bool:
+    """Whether the statement only changes settings of its session: it can be run again in another one."""
+    if statement.tag != "SelectStmt" or not _sets(statement):
+        return statement.tag == "VariableSetStmt"
+    node = json.loads(parse_sql_json(statement.text))["stmts"][0]["stmt"]["SelectStmt"]
+    values = [target["ResTarget"]["val"].get("FuncCall", {}) for target in node.get("targetList", ())]
+    return node.keys() <= {"targetList", "limitOption", "op"} and all(
+        value and strings(value["funcname"])[-1] == "set_config" and _constant(value["args"])
+        for value in values
+    )
+
+
+def _constant(arguments: Iterable[Node]) -> bool:
+    return all("A_Const" in argument for argument in arguments)
+
+
+def may_have_set(statements: Iterable[Statement]) -> Statement | None:
+    """The first that changed settings of its session, and not only these, as far as its text tells."""
+    return next((s for s in statements if s.tag in _RUNNING and _sets(s) and not only_sets(s)), None)
+
+
+def _sets(statement: Statement) -> bool:
+    return "set_config" in statement.text.lower()
 
 
 def note(session: Session, what: Subject) -> dict[str, Any]:
