@@ -20,6 +20,7 @@ class Facts:
     destructive: bool = False
     locks: tuple[str, ...] = ()
     concurrent_index: str = ""
+    adds: tuple[str, ...] = ()
 
 
 _DATA: Final = {
@@ -65,9 +66,11 @@ _JOINING: Final = {"AT_AddInherit", "AT_AttachPartition"}
 
 _ON_COMMIT: Final = {"ONCOMMIT_DELETE_ROWS", "ONCOMMIT_DROP"}
 # A procedure's body is only text to the parser; these words can destroy, or hide what does.
-_DANGEROUS: Final = re.compile(
-    r"\b(alter|call|delete|drop|execute|merge|perform|truncate|update)\b", re.IGNORECASE
-)
+_DANGEROUS: Final = re.compile(r"\b(alter|call|delete|drop|execute|merge|truncate|update)\b", re.IGNORECASE)
+# What such words in a body's own strings and comments say is not run: EXECUTE itself is one of them.
+_SAID: Final = re.compile(r"'(?:[^']|'')*'|--[^\n]*")
+_NAME: Final = r'(?:[^\W\d][\w$]*|"(?:[^"]|"")+")'
+_INSERT: Final = re.compile(rf"\binsert\s+into\s*({_NAME}(?:\.{_NAME})?)", re.IGNORECASE)
 # A call in such a body, or what looks like one but for the table after these words.
 _CALL: Final = re.compile(r'(\b(?:exists|into|references|table)\s+)?([\w$."]+)\s*\(', re.IGNORECASE)
 
@@ -80,6 +83,7 @@ def facts(tag: str, node: Node, made: frozenset[str] = frozenset()) -> Facts:
         destructive=_destructive(tag, node, made),
         locks=locks,
         concurrent_index=_concurrent_index(tag, node),
+        adds=_adds(tag, node),
     )
 
 
@@ -128,7 +132,7 @@ def _destructive(tag: str, node: Node, made: frozenset[str]) -> bool:
         case "AlterDomainStmt":
             return _calls(node)
         case "DoStmt":
-            return _body_dangerous(node)
+            return body_dangerous(*_block(node))
         case "CallStmt" | "DropOwnedStmt" | "DropSubscriptionStmt" | "ExecuteStmt":
             return True
         case _:
@@ -140,6 +144,21 @@ def _destructive(tag: str, node: Node, made: frozenset[str]) -> bool:
         or (name == "InsertStmt" and _overwrites(inner) and relation(inner.get("relation")) not in made)
         for name, inner in walk({tag: node})
     )
+
+
+def _adds(tag: str, node: Node) -> tuple[str, ...]:
+    match tag:
+        case "CopyStmt" if node.get("is_from"):
+            return (relation(node["relation"]),)
+        case "DoStmt":
+            return tuple(_INSERT.findall(_block(node)[1]))
+        case "InsertStmt" if "withClause" not in node:  # it can be long
+            return (relation(node["relation"]),)
+        case _ if tag in _QUERYING:
+            inserts = (inner for name, inner in walk({tag: node}) if name == "InsertStmt")
+            return tuple(relation(inner["relation"]) for inner in inserts)
+        case _:
+            return ()
 
 
 def _calls(node: Node) -> bool:
@@ -155,13 +174,19 @@ def _overwrites(insert: Node) -> bool:
     return bool(insert.get("onConflictClause", {}).get("action") == "ONCONFLICT_UPDATE")
 
 
-def _body_dangerous(node: Node) -> bool:
+def _block(node: Node) -> tuple[str, str]:
+    """Language and body of a DO."""
     texts = {item["DefElem"]["defname"]: item["DefElem"]["arg"]["String"]["sval"] for item in node["args"]}
-    body = texts.get("as", "")
+    return texts.get("language", "plpgsql"), texts.get("as", "")
+
+
+def body_dangerous(language: str, body: str) -> bool:
+    """Whether a procedure, function or block of that text may destroy data, as far as the text tells."""
+    said = _SAID.sub("''", body)
     return (
-        texts.get("language", "plpgsql") != "plpgsql"
-        or bool(_DANGEROUS.search(body))
-        or any(not before and not _harmless(called.lower()) for before, called in _CALL.findall(body))
+        language not in {"plpgsql", "sql"}
+        or bool(_DANGEROUS.search(said))
+        or any(not before and not _harmless(called.lower()) for before, called in _CALL.findall(said))
     )
 
 

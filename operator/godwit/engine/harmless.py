@@ -33,7 +33,7 @@ HARMLESS: Final = frozenset({
     "nextval", "normalize", "now", "nth_value", "ntile", "nullif", "num_nonnulls", "num_nulls", "numrange",
     "obj_description", "octet_length", "overlay", "parse_ident", "percent_rank", "percentile_cont",
     "percentile_disc", "pg_backend_pid", "pg_get_constraintdef", "pg_get_expr", "pg_get_functiondef",
-    "pg_get_indexdef", "pg_get_serial_sequence", "pg_get_viewdef", "pg_has_role", "pg_sleep",
+    "pg_get_indexdef", "pg_get_serial_sequence", "pg_get_viewdef", "pg_has_role", "pg_notify", "pg_sleep",
     "pg_table_is_visible", "pg_typeof", "phraseto_tsquery", "pi", "plainto_tsquery", "position", "power",
     "quote_ident", "quote_literal", "quote_nullable", "radians", "random", "rank", "regexp_count",
     "regexp_like", "regexp_match", "regexp_matches", "regexp_replace", "regexp_split_to_array",
@@ -44,8 +44,9 @@ HARMLESS: Final = frozenset({
     "substring", "sum", "timezone", "to_char", "to_date", "to_hex", "to_json", "to_jsonb", "to_number",
     "to_regclass", "to_regnamespace", "to_regproc", "to_regprocedure", "to_regrole", "to_regtype",
     "to_timestamp", "to_tsquery", "to_tsvector", "transaction_timestamp", "translate", "trim", "trunc",
-    "tsrange", "tstzrange", "unaccent", "unnest", "upper", "uuid_generate_v1", "uuid_generate_v1mc",
-    "uuid_generate_v4", "uuidv4", "uuidv7", "variance", "version", "websearch_to_tsquery", "width_bucket",
+    "tsrange", "tstzrange", "txid_current", "unaccent", "unnest", "upper", "uuid_generate_v1",
+    "uuid_generate_v1mc", "uuid_generate_v4", "uuidv4", "uuidv7", "variance", "version",
+    "websearch_to_tsquery", "width_bucket",
 })  # fmt: skip
 
 WORDS: Final = frozenset({
