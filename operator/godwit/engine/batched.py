@@ -220,7 +220,7 @@ def _same_but_for_range(tag: str, node: Node, ranged: str) -> bool:
         return False
     if list(made["stmt"]) != [tag]:
         return False
-    old, new = _plain(node), _plain(made["stmt"][tag])
+    old, new = plain(node), plain(made["stmt"][tag])
     holders = (old, new)
     if tag == "InsertStmt":
         holders = (old["selectStmt"]["SelectStmt"], new["selectStmt"]["SelectStmt"])
@@ -236,9 +236,9 @@ def _conjuncts(condition: Node) -> list[Node]:
     return list(both["args"]) if both.get("boolop") == "AND_EXPR" else [condition]
 
 
-def _plain(value: Any) -> Any:
-    """The tree without places in the text."""
+def plain(value: Any) -> Any:
+    """The parse tree without places in the text."""
     if isinstance(value, dict):
         places = {"location", "rexpr_list_start", "rexpr_list_end", "list_start", "list_end"}
-        return {k: _plain(v) for k, v in value.items() if k not in places and not k.endswith("_location")}
-    return [_plain(v) for v in value] if isinstance(value, list) else value
+        return {k: plain(v) for k, v in value.items() if k not in places and not k.endswith("_location")}
+    return [plain(v) for v in value] if isinstance(value, list) else value
