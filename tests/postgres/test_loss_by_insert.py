@@ -30,6 +30,9 @@ DESTROYS = {
     "one of a partition": "CREATE TRIGGER t AFTER INSERT ON part_1 FOR EACH ROW EXECUTE FUNCTION counts();",
     "a rule": "CREATE RULE r AS ON INSERT TO item DO ALSO DELETE FROM total;",
     "a default": "ALTER TABLE item ADD n int; ALTER TABLE item ALTER n SET DEFAULT counted();",
+    "a default with a body that is parsed": "CREATE FUNCTION gone() RETURNS int "
+    "BEGIN ATOMIC DELETE FROM total RETURNING n; END; ALTER TABLE item ADD n int;"
+    "ALTER TABLE item ALTER n SET DEFAULT gone();",
     "a condition": "ALTER TABLE item ADD CHECK (coalesce(counted(), 0) < 9) NOT VALID;",
 }
 KEEPS = {

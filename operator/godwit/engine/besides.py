@@ -28,7 +28,7 @@ WITH named AS (SELECT to_regclass(name) AS oid FROM unnest(%s::text[]) AS name),
                 UNION ALL
                 SELECT 'pg_constraint'::regclass, oid FROM pg_constraint
                  WHERE contype = 'c' AND conrelid IN (SELECT oid FROM added)))
-SELECT l.lanname, p.prosrc
+SELECT l.lanname, coalesce(pg_get_function_sqlbody(p.oid), p.prosrc)
   FROM called JOIN pg_proc p USING (oid) JOIN pg_language l ON l.oid = p.prolang
  WHERE p.provolatile = 'v' AND l.lanname NOT IN ('c', 'internal')
 UNION ALL
