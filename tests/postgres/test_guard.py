@@ -135,3 +135,18 @@ def test_what_is_set_for_the_file_alone_hides_no_other_setting(project, role, sq
 def test_what_is_set_for_the_file_alone_is_its_own(project, role, sql):
     project.write("1_a", sql.format(other=role("other")))
     assert project.deploy("u1").applied == 1
+
+
+def test_the_history_and_the_journal_are_looked_at_by_key_however_many_tables_there_are(project):
+    """Each migration asks for them twice: what reads the whole catalog would grow with every table."""
+    project.write("001_users", USERS)
+    look = "DO $$ DECLARE asked text; line text; BEGIN CREATE TABLE plans (line text);"
+    look += " FOR asked IN SELECT name FROM pg_prepared_statements WHERE statement ~ 'pg_stat_get_xact'"
+    look += " AND parameter_types = '{}' LOOP"
+    look += " FOR line IN EXECUTE 'EXPLAIN EXECUTE ' || asked LOOP INSERT INTO plans VALUES (line);"
+    look += " END LOOP; END LOOP; END $$;\nSELECT 1;"
+    project.write("002_look", look)
+    assert project.apply().applied == 2
+    plan = project.database.psql("SELECT line FROM plans")
+    assert "pg_class_oid_index" in plan
+    assert "Seq Scan" not in plan

@@ -106,7 +106,8 @@ def render(migration: Manifest, document: Manifest | None) -> str:
     plan = migration["status"]["plan"]
     known = plan.get("findings") or {}
     count = sum(known.get(kind, 0) for kind in ("errors", "warnings", "infos"))
-    found = document["findings"] if document else known.get("first", [])
+    # Of a plan that has run the document stays, and speaks of what is done.
+    found = document["findings"] if document and count else known.get("first", [])
     lines = [*summary(migration), *findings(found)]
     if len(found) < count:
         lines.append(f"  ... and {count - len(found)} more")

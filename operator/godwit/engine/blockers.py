@@ -18,13 +18,16 @@ from pglast.parser import parse_sql_json
 from psycopg.types.json import Json
 
 from godwit.contract.outcome import LockHolder
-from godwit.engine.locks import ACCESS_EXCLUSIVE, CONFLICTS, MODES, strongest, table_locks
+from godwit.engine.beyond import Beyond, Way, locked_beyond
+from godwit.engine.locks import CONFLICTS, MODES, strongest, table_locks
 from godwit.engine.model import Statement
 from godwit.engine.redact import redact
 from godwit.engine.repeated import Repeated
 from godwit.engine.session import Session
 
 _SHOWN: Final = 5
+_BY_KEYS: Final = {Way.PARENT, Way.POINTED, Way.POINTING}
+"""Ways that a glance does not see."""
 _QUERY_LIMIT: Final = 200
 
 # Statements that take long, or after which a name may mean another table: what comes later is not locked in
@@ -44,44 +47,73 @@ _WORK: Final = {
     "VariableSetStmt",
 }
 
-# A DROP INDEX locks the index's table, and a DROP TABLE those that its foreign keys point to: what only the
-# catalog knows. An autovacuum gives way by itself when somebody waits for its table (manual, section 25.1.6),
-# unless the table is so old that it must be. Of a process without a user a plain role sees nothing else, and
-# none but an autovacuum's has a lock on a table.
+# A DROP INDEX locks the index's table. The foreign keys of partitions are their table's: that alone points.
+# An autovacuum gives way by itself when somebody waits for its table (manual, section 25.1.6), unless the
+# table is so old that it must be. Of a process without a user a plain role sees nothing else, and none but
+# an autovacuum's has a lock on a table.
 # LOCK TABLE takes tables alone, of a role that may write them (manual, LOCK).
 _LOOK: Final = """
-WITH named AS (
+WITH RECURSIVE named AS (
   SELECT coalesce(i.indrelid, c.oid) AS relation, w.conflicts, w.take
     FROM unnest(%(relations)s::text[], %(conflicts)s::text[], %(take)s::text[]) AS w (name, conflicts, take)
     JOIN pg_class c ON c.oid = to_regclass(w.name) LEFT JOIN pg_index i ON i.indexrelid = c.oid
+), ways AS (
+  SELECT coalesce(i.indrelid, c.oid) AS relation, w.conflicts, w.way, w.part
+    FROM unnest(%(begin)s::text[], %(beyond)s::text[], %(ways)s::text[], %(parts)s::text[])
+         AS w (name, conflicts, way, part)
+    JOIN pg_class c ON c.oid = to_regclass(w.name) LEFT JOIN pg_index i ON i.indexrelid = c.oid
+), heirs AS (
+  SELECT w.relation, w.conflicts FROM ways w JOIN pg_class c ON c.oid = w.relation
+   WHERE w.way = 'heirs' OR w.way = 'partitions' AND c.relkind = 'p'
+   UNION SELECT i.inhrelid, h.conflicts FROM heirs h JOIN pg_inherits i ON i.inhparent = h.relation
+), parents AS (
+  SELECT i.inhparent AS relation, w.conflicts
+    FROM ways w JOIN pg_class c ON c.oid = w.relation JOIN pg_inherits i ON i.inhrelid = c.oid
+   WHERE w.way = 'parent' AND c.relispartition
+), keys AS (
+  SELECT CASE w.way WHEN 'pointed' THEN k.confrelid ELSE k.conrelid END AS relation, w.conflicts
+    FROM ways w JOIN pg_constraint k
+      ON k.contype = 'f'
+     AND (w.way = 'pointed' AND k.conrelid = w.relation AND k.conparentid = 0
+          OR w.way = 'pointing' AND k.confrelid = w.relation)
+   WHERE w.part IN ('', k.conname, (SELECT relname FROM pg_class WHERE oid = k.conindid))
+      OR EXISTS (SELECT FROM pg_attribute a
+                  WHERE a.attrelid = w.relation AND a.attname = w.part
+                    AND a.attnum = ANY (CASE w.way WHEN 'pointed' THEN k.conkey ELSE k.confkey END))
 ), wanted AS (
   SELECT relation, conflicts, take FROM named
-  UNION SELECT k.confrelid, %(every)s, ''
-    FROM pg_constraint k
-   WHERE k.contype = 'f' AND k.conrelid IN (SELECT to_regclass(name) FROM unnest(%(dropped)s::text[]) AS name)
+   UNION SELECT relation, conflicts, '' FROM heirs
+   UNION SELECT relation, conflicts, '' FROM parents
+   UNION SELECT p.partdefid, w.conflicts, ''
+           FROM (SELECT relation, conflicts FROM ways WHERE way = 'default'
+                  UNION SELECT relation, conflicts FROM parents) AS w
+           JOIN pg_partitioned_table p ON p.partrelid = w.relation
+   UNION SELECT relation, conflicts, '' FROM keys
+), held AS MATERIALIZED (
+  SELECT l.relation, l.mode, l.pid, l.virtualtransaction, a.application_name, a.usename, a.state,
+         a.query_start, a.query, extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS age,
+         a.pid IS NOT NULL AND a.usesysid IS NULL
+           AND coalesce(a.backend_type, 'autovacuum worker') = 'autovacuum worker' AS gives_way
+    FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
+   WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
+     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 )
 SELECT CASE WHEN c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
                  AND has_table_privilege(c.oid, 'UPDATE, DELETE, TRUNCATE')
-            THEN format('%%I.%%I', n.nspname, c.relname) ELSE '' END, w.take, h.*
+            THEN format('%%I.%%I', n.nspname, c.relname) ELSE '' END, w.take,
+       h.pid, coalesce(h.application_name, ''), coalesce(h.usename::text, ''), coalesce(h.state, ''),
+       h.relation::regclass::text, h.mode, h.age, coalesce(h.virtualtransaction, ''), h.query_start,
+       coalesce(h.query, '')
   FROM wanted w JOIN pg_class c ON c.oid = w.relation JOIN pg_namespace n ON n.oid = c.relnamespace
-  LEFT JOIN LATERAL (
-    SELECT l.pid, coalesce(a.application_name, '') AS application, coalesce(a.usename::text, '') AS who,
-           coalesce(a.state, '') AS state, l.relation::regclass::text AS relation, l.mode AS held,
-           extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS age,
-           coalesce(l.virtualtransaction, '') AS transaction, a.query_start, coalesce(a.query, '') AS query
-      FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
-     WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
-       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-       AND l.relation = w.relation AND l.mode = ANY (string_to_array(w.conflicts, ','))
-       AND NOT (a.pid IS NOT NULL AND a.usesysid IS NULL
-                AND coalesce(a.backend_type, 'autovacuum worker') = 'autovacuum worker'
-                AND age(c.relfrozenxid) <= current_setting('autovacuum_freeze_max_age')::int)
-  ) h ON true"""
+  LEFT JOIN held h
+    ON h.relation = w.relation AND h.mode = ANY (string_to_array(w.conflicts, ','))
+       AND NOT (h.gives_way AND age(c.relfrozenxid) <= current_setting('autovacuum_freeze_max_age')::int)
+ WHERE w.take <> '' OR h.relation IS NOT NULL"""
 
 
-# The same, as far as it goes in a sixth of the time: whether there is anybody at all. Its plan is made while
-# there are few tables, and so that it looks into the catalog by key (OFFSET 0). For arrays, whose elements
-# the server counts, it would make a plan each time.
+# The same, as far as it goes in a sixth of the time: whether there is anybody, or any heir, at all. Its plan
+# is made while there are few tables, and so that it looks into the catalog by key (OFFSET 0). For arrays,
+# whose elements the server counts, it would make a plan each time.
 _GLANCE: Final = Repeated(
     """
 WITH held AS MATERIALIZED (
@@ -92,9 +124,10 @@ WITH held AS MATERIALIZED (
 SELECT CASE WHEN c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
                  AND has_table_privilege(c.oid, 'UPDATE, DELETE, TRUNCATE')
             THEN format('%%I.%%I', n.nspname, c.relname) ELSE '' END, w.take,
-       EXISTS (SELECT FROM held h
-                WHERE h.relation = c.oid AND h.mode = ANY (string_to_array(w.conflicts, ',')))
-  FROM json_to_recordset(%(wanted)s) AS w (name text, conflicts text, take text)
+       w.beyond AND c.relhassubclass
+       OR EXISTS (SELECT FROM held h
+                   WHERE h.relation = c.oid AND h.mode = ANY (string_to_array(w.conflicts, ',')))
+  FROM json_to_recordset(%(wanted)s) AS w (name text, conflicts text, take text, beyond boolean)
  CROSS JOIN LATERAL (
     SELECT coalesce(i.indrelid, r.oid) AS oid
       FROM pg_class r LEFT JOIN pg_index i ON i.indexrelid = r.oid
@@ -166,17 +199,17 @@ def locks_of(statements: Iterable[Statement]) -> dict[str, str]:
     for statement in statements:
         if not statement.locks:
             continue
-        for name, mode in _modes(statement.text):
+        for name, mode in _locked(statement.text)[0]:
             if name in statement.locks:
                 found[name] = strongest((mode, found.get(name, mode)))
     return found
 
 
 @lru_cache(maxsize=1024)
-def _modes(text: str) -> tuple[tuple[str, str], ...]:
-    """The relations of one statement with their modes; looks at the same statements follow each other."""
+def _locked(text: str) -> tuple[tuple[tuple[str, str], ...], tuple[Beyond, ...]]:
+    """What one statement locks, by name and beyond; looks at the same statements follow each other."""
     ((tag, node),) = json.loads(parse_sql_json(text))["stmts"][0]["stmt"].items()
-    return tuple(table_locks(tag, node))
+    return tuple(table_locks(tag, node)), tuple(locked_beyond(tag, node))
 
 
 def before_work(statements: Sequence[Statement]) -> Sequence[Statement]:
@@ -203,18 +236,30 @@ def _look(session: Session, statements: Sequence[Statement]) -> Look:
     locks, ahead = locks_of(statements), locks_of(before_work(statements))
     if not locks:
         return Look()
-    params = {
-        "relations": list(locks),
-        "conflicts": [",".join(CONFLICTS[mode]) for mode in locks.values()],
-        "take": [ahead.get(name, "") for name in locks],
-        "every": ",".join(CONFLICTS[ACCESS_EXCLUSIVE]),
-        "dropped": [name for s in statements if s.tag == "DropStmt" for name in s.locks],
-    }
-    if not params["dropped"]:
-        wanted = zip(params["relations"], params["conflicts"], params["take"], strict=True)
-        rows = _glance(session, [{"name": name, "conflicts": c, "take": take} for name, c, take in wanted])
+    beyond = [b for s in statements if s.locks for b in _locked(s.text)[1]]
+    if not any(b.way in _BY_KEYS for b in beyond):
+        begins = {b.name for b in beyond}
+        wanted = [
+            {
+                "name": name,
+                "conflicts": _conflicts(locks.get(name, "")),
+                "take": ahead.get(name, ""),
+                "beyond": name in begins,
+            }
+            for name in {**locks, **dict.fromkeys(begins)}
+        ]
+        rows = _glance(session, wanted)
         if not any(busy for _, _, busy in rows):
             return Look(lockable=_lockable((name, take) for name, take, _ in rows))
+    params = {
+        "relations": list(locks),
+        "conflicts": [_conflicts(mode) for mode in locks.values()],
+        "take": [ahead.get(name, "") for name in locks],
+        "begin": [b.name for b in beyond],
+        "beyond": [_conflicts(b.mode) for b in beyond],
+        "ways": [b.way for b in beyond],
+        "parts": [b.part for b in beyond],
+    }
     found: dict[tuple[int | None, str], Blocker] = {}
     rows = session.execute(_LOOK, params).fetchall()
     for _, _, *row in rows:
@@ -224,7 +269,11 @@ def _look(session: Session, statements: Sequence[Statement]) -> Look:
     return Look(tuple(found.values()), _lockable((name, take) for name, take, *_ in rows))
 
 
-def _glance(session: Session, wanted: Sequence[Mapping[str, str]]) -> list[tuple[Any, ...]]:
+def _conflicts(mode: str) -> str:
+    return ",".join(CONFLICTS.get(mode, ()))
+
+
+def _glance(session: Session, wanted: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
     session.flush()
     params = {"database": session.identity.database_oid, "wanted": Json(wanted)}
     try:

@@ -1,7 +1,7 @@
 """Which relations a statement locks against readers or writers, and how, from its parse tree alone. Pure.
 
-PostgreSQL manual, section 13.3.1, and the notes of each command. What only the catalog knows (the other side
-of an existing foreign key, what CASCADE reaches, the table of an index) is not in it.
+PostgreSQL manual, section 13.3.1, and the notes of each command. These are the relations that it names; from
+them `beyond` goes on to those that only the catalog knows.
 """
 
 import re
@@ -80,18 +80,19 @@ def table_locks(tag: str, node: Node) -> Iterator[tuple[str, str]]:
             yield from _alter(node, own)
         case "IndexStmt" if not node.get("concurrent"):
             yield own, SHARE
-        case "LockStmt" if MODES[node.get("mode", 1) - 1] in STRONG:
-            mode = MODES[node["mode"] - 1]
+        case "LockStmt" if mode := lock_mode(node):
             yield from ((relation(item["RangeVar"]), mode) for item in node["relations"])
         case "CreateTrigStmt":
             yield own, SHARE_ROW_EXCLUSIVE
+        case "AlterSeqStmt":
+            yield relation(node["sequence"]), SHARE_ROW_EXCLUSIVE
         case "RefreshMatViewStmt":
             yield own, EXCLUSIVE if node.get("concurrent") else ACCESS_EXCLUSIVE
         case "CreateStmt":
             for item in node.get("inhRelations", ()):
                 if "partbound" in node:
                     yield relation(item["RangeVar"]), ACCESS_EXCLUSIVE
-            yield from _referenced(node.get("tableElts", []))
+            yield from referenced(node.get("tableElts", []))
         case _:
             yield from ((name, ACCESS_EXCLUSIVE) for name in _exclusive(tag, node, own))
 
@@ -120,24 +121,36 @@ def _exclusive(tag: str, node: Node, own: str) -> Iterator[str]:
             yield relation(node["view"])
 
 
+def lock_mode(node: Node) -> str:
+    """The mode of a LOCK TABLE, where it keeps readers or writers out."""
+    mode = MODES[node.get("mode", 1) - 1]
+    return mode if mode in STRONG else ""
+
+
+def alter_mode(command: Node) -> str:
+    """The mode in which a form of ALTER TABLE locks its table; nothing where all may go on."""
+    subtype, definition = command.get("subtype", ""), command.get("def", {})
+    if subtype in _GENTLE or definition.get("PartitionCmd", {}).get("concurrent"):
+        return ""
+    foreign_key = definition.get("Constraint", {}).get("contype") == "CONSTR_FOREIGN"
+    return SHARE_ROW_EXCLUSIVE if foreign_key or _TRIGGERS.fullmatch(subtype) else ACCESS_EXCLUSIVE
+
+
 def _alter(node: Node, own: str) -> Iterator[tuple[str, str]]:
     for command in commands(node):
-        subtype, definition = command.get("subtype", ""), command.get("def", {})
+        definition = command.get("def", {})
         partition = definition.get("PartitionCmd", {})
         # A view's options change what it shows.
-        gentle = subtype in _GENTLE and node.get("objtype") != "OBJECT_VIEW"
-        if not gentle and not partition.get("concurrent"):
-            foreign_key = definition.get("Constraint", {}).get("contype") == "CONSTR_FOREIGN"
-            weaker = foreign_key or bool(_TRIGGERS.fullmatch(subtype))
-            yield own, SHARE_ROW_EXCLUSIVE if weaker else ACCESS_EXCLUSIVE
+        if mode := alter_mode(command) or (ACCESS_EXCLUSIVE if node["objtype"] == "OBJECT_VIEW" else ""):
+            yield own, mode
         if partition and not partition.get("concurrent"):
             yield relation(partition["name"]), ACCESS_EXCLUSIVE
-        yield from _referenced([definition])
+        yield from referenced([definition])
 
 
-def _referenced(elements: list[Node]) -> Iterator[tuple[str, str]]:
-    """Tables that foreign keys point to."""
+def referenced(elements: list[Node]) -> Iterator[tuple[str, str]]:
+    """Tables that new foreign keys point to, with the mode of the lock."""
     for element in elements:
         if "pktable" in element.get("Constraint", {}):
             yield relation(element["Constraint"]["pktable"]), SHARE_ROW_EXCLUSIVE
-        yield from _referenced(element.get("ColumnDef", {}).get("constraints", []))
+        yield from referenced(element.get("ColumnDef", {}).get("constraints", []))

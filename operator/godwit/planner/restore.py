@@ -233,8 +233,8 @@ def _ended(status: DatabaseRestoreStatus) -> Verdict:
     if status.failure is not None:
         told = Verdict.of(status.failure)
         return Verdict(Stand.STALLED, told.reason, told.message)
-    rows = "An unknown number of" if status.lost_rows < 0 else status.lost_rows
-    lost = f" {rows} rows written since are only there." if status.lost_rows else ""
+    rows = "of a number unknown" if status.lost_rows < 0 else f"{status.lost_rows} in all"
+    lost = f" Rows that were written since, {rows}, are only there." if status.lost_rows else ""
     at = status.current or "no migration"
     quoted = status.old_database.replace('"', '""')
     message = (

@@ -10,7 +10,7 @@ from godwit.api.restore import DatabaseRestore
 from godwit.api.run import MigrationRun, MigrationRunSpec
 from godwit.contract.base import CONTRACT_VERSION, digest
 from godwit.contract.identity import DatabaseIdentity
-from godwit.contract.outcome import PlanOutcome
+from godwit.contract.outcome import Findings, PlanOutcome
 from godwit.contract.reasons import Reason
 from godwit.contract.request import CheckInput, PlanInput, PlanRef, StepRequest
 from godwit.planner.decision import Delete, Effect, StepSpec
@@ -153,6 +153,7 @@ def settled_plan(run: MigrationRun) -> dict[str, object]:
     """What a successful run makes of the plan in the status: nothing pending, history as planned."""
     return {
         "ref": None,
+        "findings": Findings(),
         "state": run.spec.plan.to_state,
         "journal_head": run.status.journal_head,
         "pending_names": (),

@@ -77,10 +77,14 @@ def measure(
 
 
 class Runner:
-    """`python -m godwit.runner` on the migrations in `source`, from compiled modules as in the image."""
+    """`python -m godwit.runner` on the migrations in `source`, from compiled modules as in the image.
 
-    def __init__(self, folder: Path) -> None:
+    The first one compiles into *compiled*, by default a folder of its own.
+    """
+
+    def __init__(self, folder: Path, compiled: Path | None = None) -> None:
         self._folder = folder
+        self._compiled = compiled or folder / "compiled"
         self.source = folder / "migrations"
         (folder / "scratch").mkdir()
         self.source.mkdir(exist_ok=True)
@@ -101,7 +105,7 @@ class Runner:
             SOURCE_DIR_VAR: str(self.source),
             SCRATCH_DIR_VAR: str(self._folder / "scratch"),
             DATABASE_URI_VAR: uri,
-            "PYTHONPYCACHEPREFIX": str(self._folder / "compiled"),
+            "PYTHONPYCACHEPREFIX": str(self._compiled),
         }
         environ.pop("PYTHONDONTWRITEBYTECODE", None)
         measured = measure(

@@ -34,7 +34,7 @@ def test_cost_of_a_migration_by_their_number(
         (folder / "psql").mkdir(parents=True)
         psql = Psql("psql", whole=True)
         psql.prepare(folder / "psql", migrations)
-        runner = Runner(folder)
+        runner = Runner(folder, tmp_path / "compiled")
         folders.prisma(runner.source, migrations)
         by_psql, by_us = database_on(default_server), database_on(default_server)
         default_server.psql("CHECKPOINT")

@@ -113,8 +113,9 @@ def test_findings_that_the_status_has_no_room_for_are_counted():
     assert "... and 29 more" in render(migration(findings=counts), None)
 
 
-def test_nothing_pending():
-    assert render(migration(pending=0), DOCUMENT | {"findings": []}).splitlines() == [
+@pytest.mark.parametrize("document", [DOCUMENT | {"findings": []}, DOCUMENT], ids=["planned so", "has run"])
+def test_nothing_pending(document):
+    assert render(migration(pending=0), document).splitlines() == [
         "DatabaseMigration books/shop, planned 2026-03-02T12:00:00Z",
         "Nothing is pending: the database is at b.",
         "Findings: none",

@@ -4,15 +4,16 @@ import pytest
 
 from godwit.api.common import Status
 from godwit.api.database import PostgresDatabase
-from godwit.contract.outcome import Failure
+from godwit.contract.outcome import Failure, Findings
 from godwit.contract.policy import Environment, OnFailure
 from godwit.contract.reasons import Reason
 from godwit.planner.conditions import Stand, Verdict, announce, conditions, phase, sentence
 from godwit.planner.decision import SourceSeen
 from godwit.planner.policy import interval, milliseconds, policy_of, span
+from godwit.planner.runs import settled_plan
 from godwit.planner.source import pin_manifests, pinned_source, stem
 
-from .builders import NOW, ago, condition, database, failure, later, migration
+from .builders import NOW, ago, condition, database, failure, later, migration, run
 
 
 @pytest.mark.parametrize(
@@ -127,3 +128,8 @@ def test_labels_of_parents_are_never_copied():
     made = pin_manifests(migration(labels={"argocd.argoproj.io/instance": "x"}), SourceSeen("c", FILES))
     assert set(made[0]["metadata"]["labels"]) == {"app.kubernetes.io/managed-by"}
     assert PostgresDatabase.SHORT == "pgdb"
+
+
+def test_what_a_plan_found_and_would_do_is_over_when_it_has_run():
+    settled = settled_plan(run())
+    assert (settled["ref"], settled["pending_names"], settled["findings"]) == (None, (), Findings())
