@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from hypothesis import settings
 from launcher import Launcher
 from psycopg import sql
 
+from godwit.cli import embedded
 from godwit.cli.embedded import SUPERUSER, EmbeddedPostgres, StopMode
 
 # How long an example takes says how busy the machine is.
@@ -24,10 +26,25 @@ settings.load_profile("godwit")
 
 TESTS = Path(__file__).parent
 
+# A folder of PostgreSQL's programs that the servers of the tests are of, instead of the embedded ones.
+PROGRAMS_VAR = "GODWIT_TEST_PG_BIN"
+
 # pg_dump marks its scripts with a random key since 2025 (CVE-2025-8714), and sequences move also when a
 # transaction is rolled back: neither says anything about the database's content.
 _UNSTABLE = re.compile(r"^(\\(un)?restrict .*|SELECT pg_catalog\.setval\(.*)\n", re.MULTILINE)
 _ROWS = re.compile(r"^(COPY .* FROM stdin;\n)(.*?)^\\\.$", re.MULTILINE | re.DOTALL)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the tests' servers be of the version that PROGRAMS_VAR names."""
+    folder = os.environ.get(PROGRAMS_VAR)
+    if folder:
+        patch = pytest.MonkeyPatch()
+        patch.setattr(embedded, "programs", lambda _user: Path(folder))
+        said = subprocess.run([Path(folder) / "postgres", "-V"], capture_output=True, text=True, check=True)
+        if " 14." in said.stdout:  # which knows no other way, and no word for it
+            patch.setattr(embedded, "BY_FILES", "")
+        config.add_cleanup(patch.undo)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -99,7 +116,7 @@ class SharedServer(EmbeddedPostgres):
     _session: psycopg.Connection | None = None
 
     def create_database(self, name: str, *, owner: str = SUPERUSER) -> None:
-        self._do(sql.SQL("CREATE DATABASE {} OWNER {} STRATEGY FILE_COPY"), name, owner)
+        self._do(sql.SQL(f"CREATE DATABASE {{}} OWNER {{}}{embedded.BY_FILES}"), name, owner)
 
     def drop_database(self, name: str) -> None:
         self._do(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)"), name)

@@ -141,3 +141,33 @@ def test_it_is_no_part_of_a_batch_transaction(project):
     policy = project.policy(transaction=TransactionMode.BATCH)
     failure, _ = failure_of(lambda: project.plan(policy=policy))
     assert "it runs in batches, each with a transaction of its own" in failure.message
+
+
+@pytest.mark.parametrize(
+    "value", ["bit_or(other)", "own(other)", "sum(other)", "percentile_cont(0.5) WITHIN GROUP (ORDER BY id)"]
+)
+def test_what_looks_at_all_rows_at_once_is_refused_whoever_made_it(project, value):
+    """Each batch would add a row of its own."""
+    project.write("001_users", USERS)
+    project.write(
+        "002_own", "CREATE AGGREGATE own (int) (sfunc = int4pl, stype = int); CREATE TABLE t (n int);"
+    )
+    project.deploy()
+    project.write(
+        "003_fill", f"-- godwit: batched by users.id size 7\nINSERT INTO t SELECT {value} FROM users;"
+    )
+    failure, _ = failure_of(project.plan)
+    assert failure.reason is Reason.STATEMENT_REFUSED
+    assert "an aggregate looks at all rows at once" in failure.message
+    assert project.database.psql("SELECT count(*) FROM t") == "0"
+
+
+def test_an_aggregate_of_a_migration_before_it_is_met_before_the_first_batch(project):
+    project.write("001_users", USERS)
+    project.write(
+        "002_own", "CREATE AGGREGATE own (int) (sfunc = int4pl, stype = int); CREATE TABLE t (n int);"
+    )
+    project.write("003_fill", f"{BATCHED}INSERT INTO t SELECT own(other) FROM users;")
+    failure, outcome = failure_of(project.apply)
+    assert (failure.reason, outcome.applied) == (Reason.STATEMENT_REFUSED, 2)
+    assert project.database.psql("SELECT count(*) FROM t") == "0"

@@ -102,6 +102,41 @@ def test_a_check_before_commit_means_the_sessions_own_schema(project):
     project.deploy("u1", policy=project.policy(checks=checks))
 
 
+@pytest.mark.parametrize(
+    ("sql", "changed"),
+    [
+        ("SET LOCAL search_path = side; SET ROLE {other};", "the role"),
+        ("SELECT set_config('search_path', 'side', true); SET ROLE {other};", "the role"),
+        ("SET LOCAL ROLE {other}; SET search_path = side;", "search_path"),
+        ("SET LOCAL search_path = side; SET search_path = public, side;", "search_path"),
+        ("SET LOCAL ROLE {other}; RESET ROLE; SET ROLE {other};", "the role"),
+        ("SET LOCAL ROLE {other}; SET SESSION AUTHORIZATION {other};", "the session's user"),
+    ],
+)
+def test_what_is_set_for_the_file_alone_hides_no_other_setting(project, role, sql, changed):
+    other = role("other")
+    project.write("1_a", "CREATE TABLE a (id int);")
+    project.deploy("u1")
+    project.write("2_b", sql.format(other=other))
+    failure, _ = failure_of(lambda: project.apply("u2"))
+    assert failure.reason is Reason.SESSION_CHANGED
+    assert f"changed {changed} from" in failure.message
+    assert project.rows() == ["1_a"]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SET LOCAL search_path = side; SET LOCAL ROLE {other}; RESET work_mem;",
+        "SET LOCAL SESSION AUTHORIZATION {other}; SELECT set_config('search_path', 'side', true);",
+        "SELECT set_config(name, 'side', true) FROM (VALUES ('search_' || 'path')) AS v (name);",
+    ],
+)
+def test_what_is_set_for_the_file_alone_is_its_own(project, role, sql):
+    project.write("1_a", sql.format(other=role("other")))
+    assert project.deploy("u1").applied == 1
+
+
 def test_the_history_and_the_journal_are_looked_at_by_key_however_many_tables_there_are(project):
     """Each migration asks for them twice: what reads the whole catalog would grow with every table."""
     project.write("001_users", USERS)

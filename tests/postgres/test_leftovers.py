@@ -191,7 +191,7 @@ def test_an_index_that_somebody_else_is_building_is_waited_for_and_never_dropped
 
     def build():
         with psycopg.connect(project.uri, autocommit=True) as builder:
-            builder.execute("CREATE INDEX CONCURRENTLY users_two ON users (id)")
+            builder.execute("CREATE INDEX CONCURRENTLY users_two ON users (name, id)")
 
     building = threading.Thread(target=build)
 

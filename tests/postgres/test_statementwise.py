@@ -115,7 +115,15 @@ def broken_off(project, sql):
 INDEX = "CREATE INDEX CONCURRENTLY i ON others (id);"
 
 
-@pytest.mark.parametrize("make", ["CREATE TEMP TABLE users (id int);", "SELECT 1 AS id INTO TEMP users;"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        "CREATE TEMP TABLE users (id int);",
+        "SELECT 1 AS id INTO TEMP users;",
+        "CREATE TABLE pg_temp.users (id int);",
+        "CREATE TABLE pg_temp.users AS SELECT 1 AS id;",
+    ],
+)
 def test_a_real_table_is_not_taken_for_a_temporary_one_that_went_with_its_session(project, make):
     ref = broken_off(project, f"{make}\n{INDEX}\nDELETE FROM users;")
     failure, outcome = failure_of(lambda: project.apply("u2", plan=ref))
@@ -131,6 +139,37 @@ def test_a_file_that_has_dropped_its_temporary_table_is_gone_on_with(project):
     ref = broken_off(project, sql)
     assert project.apply("u2", plan=ref).current == "002_own"
     assert project.database.psql("SELECT id FROM others") == "7"
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        "SET TimeZone = 'Asia/Tokyo';",
+        "SELECT set_config('TimeZone', 'Asia/Tokyo', false);",
+        "SELECT pg_catalog.set_config('TimeZone', 'Asia/Tokyo', false), set_config('a.b', 'c', false) AS x;",
+    ],
+)
+def test_a_setting_is_made_again_in_the_session_that_goes_on(project, sets):
+    at = "CREATE TABLE at (t timestamptz);"
+    ref = broken_off(project, f"{at}\n{sets}\n{INDEX}\nINSERT INTO at VALUES ('2020-01-01 00:00');")
+    assert project.apply("u2", plan=ref).current == "002_own"
+    assert project.database.psql("SELECT t = '2020-01-01 00:00 Asia/Tokyo' FROM at") == "t"
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        "DO $$ BEGIN PERFORM set_config('TimeZone', 'Asia/Tokyo', false); END $$;",
+        "INSERT INTO others SELECT length(set_config('TimeZone', 'Asia/Tokyo', false));",
+        "SELECT set_config('TimeZone', 'Asia/Tokyo', false) FROM others;",
+    ],
+)
+def test_a_file_whose_settings_went_with_their_session_is_not_gone_on_with(project, sets):
+    ref = broken_off(project, f"{sets}\n{INDEX}\nDELETE FROM users;")
+    failure, outcome = failure_of(lambda: project.apply("u2", plan=ref))
+    assert (failure.reason, outcome.partial) == (Reason.PARTIALLY_APPLIED, "002_own")
+    assert "what line 1 may have set went with the session" in failure.message
+    assert project.database.psql("SELECT count(*) FROM users") == "50"
 
 
 def test_an_invalid_index_of_somebody_else_is_left_alone_and_named(project):

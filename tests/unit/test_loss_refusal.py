@@ -66,6 +66,18 @@ def test_one_setting_that_an_older_server_lacks_is_tolerated_and_nothing_else(er
 
 
 def test_each_session_of_a_parallel_restore_may_meet_that_setting():
-    assert only_tolerated(COMPLAINT.split("Command", maxsplit=1)[0] + COMPLAINT.format(1))
+    assert only_tolerated(COMPLAINT.rpartition("pg_restore")[0] + COMPLAINT.format(1))
     other = 'pg_restore: error: could not execute query: ERROR:  relation "a" already exists\n'
     assert not only_tolerated(other + COMPLAINT.format(1))
+    assert not only_tolerated(f"{other}Command was: CREATE TABLE a ();\n{COMPLAINT.format(2)}")
+
+
+def test_the_server_may_complain_in_its_own_language():
+    """As seen with lc_messages de_DE on PostgreSQL 15: only the quoted error is the server's."""
+    english = 'ERROR:  unrecognized configuration parameter "transaction_timeout"'
+    german = "FEHLER:  unbekannter Konfigurationsparameter »transaction_timeout«"
+    assert only_tolerated(COMPLAINT.replace(english, german).format(1))
+    other = COMPLAINT.split("ERROR", maxsplit=1)[0] + "FEHLER:  Relation »transaction_timeout« besteht\n"
+    assert not only_tolerated(
+        f"{other}Command was: CREATE TABLE transaction_timeout ();\n{COMPLAINT.format(1)}"
+    )

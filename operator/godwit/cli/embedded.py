@@ -29,6 +29,8 @@ from godwit.cli.embedded_programs import (
 
 HOST = "127.0.0.1"
 SUPERUSER = "postgres"
+BY_FILES = " STRATEGY FILE_COPY"
+"""To copy a database by its files, which is not what PostgreSQL does by itself since 15."""
 
 # Below Linux's ephemeral ports (32768 and up): a client that dials a stopped server's port can then never be
 # given that very port as its own and so connect to itself.
@@ -193,8 +195,8 @@ class EmbeddedPostgres:
 
         That is a third of the work, but it ends with a checkpoint (manual, CREATE DATABASE; PostgreSQL 15).
         """
-        how = "WAL_LOG" if self.durable else "FILE_COPY"
-        self.psql(f"CREATE DATABASE {_identifier(name)} OWNER {_identifier(owner)} STRATEGY {how}")
+        how = "" if self.durable else BY_FILES
+        self.psql(f"CREATE DATABASE {_identifier(name)} OWNER {_identifier(owner)}{how}")
 
     def drop_database(self, name: str) -> None:
         """Drop a database if it exists, ending its sessions (DROP DATABASE ... FORCE, PostgreSQL 13)."""

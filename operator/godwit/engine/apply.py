@@ -14,6 +14,7 @@ from godwit.engine import journal, ownership
 from godwit.engine.attempt import attempt
 from godwit.engine.backfill import run_backfill
 from godwit.engine.batch import BATCH_ROLLED_BACK
+from godwit.engine.besides import destroys_besides
 from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed
 from godwit.engine.execute import Part, transactional
@@ -164,8 +165,12 @@ class _Applying:
             migration=step.name,
             checksum=step.checksum,
             down=step.down,
-            detail={"row": row_id, "destructive": step.run.destructive, **replaced},
+            detail={"row": row_id, "destructive": self._destructive(step), **replaced},
         )
+
+    def _destructive(self, step: PlannedMigration) -> bool:
+        """Whether it may have destroyed something; a trigger may be the migration's own, or of this run."""
+        return step.up_destructive or destroys_besides(self.session, step.run.adds)
 
     def _replaced(self) -> dict[str, Any]:
         """The row that the next one takes the place of, where the history has only one: for the journal."""

@@ -5,7 +5,7 @@ from typing import Final
 
 from godwit.contract.outcome import Finding
 from godwit.contract.reasons import Reason
-from godwit.engine.batched import Batched
+from godwit.engine.batched import AGGREGATE, Batched
 from godwit.engine.compare import error
 from godwit.engine.model import PlannedMigration
 from godwit.engine.session import Session
@@ -21,10 +21,12 @@ SELECT a.attnotnull, t.typname,
   FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
  WHERE a.attrelid = to_regclass(%s) AND a.attname = (parse_ident(%s))[1]
    AND a.attnum > 0 AND NOT a.attisdropped"""
+# Also one of the user's own; of a name that a plain function has as well, nobody knows which is meant.
+_AGGREGATES: Final = "SELECT FROM pg_proc WHERE prokind <> 'f' AND proname = ANY (%s) LIMIT 1"
 
 
 def key_findings(session: Session, steps: Sequence[PlannedMigration]) -> list[Finding]:
-    """The backfills whose key cannot be gone by, as far as their tables are there yet. Writes nothing."""
+    """The backfills that cannot go by their key, as far as their tables are there yet. Writes nothing."""
     found = []
     for step in steps:
         batched = step.run.batched
@@ -43,7 +45,9 @@ def _exists(session: Session, batched: Batched) -> bool:
 
 
 def key_refusal(session: Session, batched: Batched) -> str:
-    """Why the key cannot be gone by, or nothing."""
+    """Why the statement cannot go by its key in batches, or nothing."""
+    if session.execute(_AGGREGATES, [list(batched.calls)]).rowcount:
+        return AGGREGATE
     row = session.execute(_KEY, [batched.table, batched.key]).fetchone()
     name = f"{batched.table}.{batched.key}"
     if row is None:

@@ -18,10 +18,9 @@ _WORDS: Final = re.compile(rf"[ \t]+by[ \t]+((?:{_NAME}\.)?{_NAME})[ \t]+size[ \
 _FORM: Final = "write it as `-- godwit: batched by KEY size N`"
 _LARGEST: Final = 1_000_000
 _SPLIT: Final = {"UpdateStmt", "DeleteStmt", "InsertStmt"}
-_AGGREGATES: Final = {
-    "array_agg", "avg", "bool_and", "bool_or", "count", "every", "json_agg", "jsonb_agg", "json_object_agg",
-    "jsonb_object_agg", "max", "min", "stddev", "string_agg", "sum", "variance", "xmlagg",
-}  # fmt: skip
+AGGREGATE: Final = "an aggregate looks at all rows at once, and batches would give something else"
+# Those that are no function to the parser. Which functions are one, the database knows.
+_AGGREGATES: Final = {"JsonArrayAgg", "JsonObjectAgg"}
 # Parts of a SELECT that see all rows at once: in ranges they would give something else.
 _WHOLE: Final = {
     "distinctClause": "DISTINCT",
@@ -51,6 +50,8 @@ class Batched:
     condition: str
     """What stood after WHERE; empty where nothing did."""
     tail: str
+    calls: tuple[str, ...] = ()
+    """The functions, without their schemas, that an INSERT's SELECT calls; none may be an aggregate."""
 
     def ranged(self, low: str, high: str) -> str:
         """The statement for keys above *low* (empty: from the first) up to *high*, both as SQL."""
@@ -121,6 +122,7 @@ def take_apart(statement: str, tag: str, node: Node, *, key: str, size: int, lin
         head,
         condition,
         tail,
+        _calls(node["selectStmt"]) if tag == "InsertStmt" else (),
     )
     for low in ("", "0"):
         if not _same_but_for_range(tag, node, made.ranged(low, "0")):
@@ -143,10 +145,15 @@ def _obstacle(tag: str, node: Node) -> str:
     whole = next((words for name, words in _WHOLE.items() if name in select), "")
     if whole:
         return f"{whole} looks at all rows at once, and batches would give something else"
-    calls = [call for name, call in walk(select) if name == "FuncCall"]
-    if any("over" in c or c.get("agg_star") or strings(c["funcname"])[-1] in _AGGREGATES for c in calls):
-        return "an aggregate looks at all rows at once, and batches would give something else"
-    return ""
+    whole_call = any(
+        name in _AGGREGATES or "over" in call or "agg_star" in call for name, call in walk(select)
+    )
+    return AGGREGATE if whole_call else ""
+
+
+def _calls(select: Node) -> tuple[str, ...]:
+    found = {strings(call["funcname"])[-1] for name, call in walk(select) if name == "FuncCall"}
+    return tuple(sorted(found))
 
 
 def _key_parts(key: str) -> list[str]:
@@ -213,7 +220,7 @@ def _same_but_for_range(tag: str, node: Node, ranged: str) -> bool:
         return False
     if list(made["stmt"]) != [tag]:
         return False
-    old, new = _plain(node), _plain(made["stmt"][tag])
+    old, new = plain(node), plain(made["stmt"][tag])
     holders = (old, new)
     if tag == "InsertStmt":
         holders = (old["selectStmt"]["SelectStmt"], new["selectStmt"]["SelectStmt"])
@@ -229,9 +236,9 @@ def _conjuncts(condition: Node) -> list[Node]:
     return list(both["args"]) if both.get("boolop") == "AND_EXPR" else [condition]
 
 
-def _plain(value: Any) -> Any:
-    """The tree without places in the text."""
+def plain(value: Any) -> Any:
+    """The parse tree without places in the text."""
     if isinstance(value, dict):
         places = {"location", "rexpr_list_start", "rexpr_list_end", "list_start", "list_end"}
-        return {k: _plain(v) for k, v in value.items() if k not in places and not k.endswith("_location")}
-    return [_plain(v) for v in value] if isinstance(value, list) else value
+        return {k: plain(v) for k, v in value.items() if k not in places and not k.endswith("_location")}
+    return [plain(v) for v in value] if isinstance(value, list) else value

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from godwit.engine.harmless import HARMLESS, WORDS
 from godwit.engine.locks import locked_relations
 from godwit.engine.parse_tree import Node, commands, option, relation, sql_name, strings, walk
 
@@ -19,6 +20,7 @@ class Facts:
     destructive: bool = False
     locks: tuple[str, ...] = ()
     concurrent_index: str = ""
+    adds: tuple[str, ...] = ()
 
 
 _DATA: Final = {
@@ -49,22 +51,28 @@ _DELETING: Final = {"DeleteStmt", "UpdateStmt", "MergeStmt"}
 _QUERYING: Final = _DELETING | {
     "CopyStmt",
     "CreateTableAsStmt",
+    "DeclareCursorStmt",
     "ExplainStmt",
     "InsertStmt",
     "PrepareStmt",
     "SelectStmt",
 }
-"""Statements that can hold a DELETE or its like: in a CTE, behind ANALYZE, to be executed later."""
+"""Statements that can hold a DELETE or its like, in a CTE, behind ANALYZE, to be executed later; or that call
+functions, of which only the server knows what they do."""
+_EVALUATING: Final = {"AT_AddColumn", "AT_AddConstraint"}
+"""What ALTER TABLE computes for rows that are there: a default, a condition."""
+_JOINING: Final = {"AT_AddInherit", "AT_AttachPartition"}
+"""After these the rows of one table are another's as well."""
 
 _ON_COMMIT: Final = {"ONCOMMIT_DELETE_ROWS", "ONCOMMIT_DROP"}
 # A procedure's body is only text to the parser; these words can destroy, or hide what does.
-_DANGEROUS: Final = re.compile(
-    r"\b(alter|call|delete|drop|execute|merge|perform|truncate|update)\b", re.IGNORECASE
-)
-_HARMLESS_CALLS: Final = {
-    "coalesce", "count", "current_setting", "currval", "max", "min", "nextval", "now", "pg_sleep",
-    "set_config", "setval",
-}  # fmt: skip
+_DANGEROUS: Final = re.compile(r"\b(alter|call|delete|drop|execute|merge|truncate|update)\b", re.IGNORECASE)
+# What such words in a body's own strings and comments say is not run: EXECUTE itself is one of them.
+_SAID: Final = re.compile(r"'(?:[^']|'')*'|--[^\n]*")
+_NAME: Final = r'(?:[^\W\d][\w$]*|"(?:[^"]|"")+")'
+_INSERT: Final = re.compile(rf"\binsert\s+into\s*({_NAME}(?:\.{_NAME})?)", re.IGNORECASE)
+# A call in such a body, or what looks like one but for the table after these words.
+_CALL: Final = re.compile(r'(\b(?:exists|into|references|table)\s+)?([\w$."]+)\s*\(', re.IGNORECASE)
 
 
 def facts(tag: str, node: Node, made: frozenset[str] = frozenset()) -> Facts:
@@ -75,6 +83,7 @@ def facts(tag: str, node: Node, made: frozenset[str] = frozenset()) -> Facts:
         destructive=_destructive(tag, node, made),
         locks=locks,
         concurrent_index=_concurrent_index(tag, node),
+        adds=_adds(tag, node),
     )
 
 
@@ -113,38 +122,76 @@ def _destructive(tag: str, node: Node, made: frozenset[str]) -> bool:
             if kind == "OBJECT_TABLE":
                 return not all(sql_name(strings(o)) in made for o in node["objects"])
             return kind in _DATA or (node.get("behavior") == "DROP_CASCADE" and kind != "OBJECT_INDEX")
-        case "TruncateStmt":
-            return not all(relation(item.get("RangeVar")) in made for item in node["relations"])
+        case "TruncateStmt":  # by CASCADE tables that refer to these, whoever made them
+            whole = all(relation(item.get("RangeVar")) in made for item in node["relations"])
+            return not whole or node.get("behavior") == "DROP_CASCADE"
         case "AlterTableStmt":
-            lossy = any(c.get("subtype") in _LOSSY_ALTER for c in commands(node))
-            return lossy and relation(node.get("relation")) not in made
+            known = relation(node.get("relation")) in made
+            found = [c for c in commands(node) if c.get("subtype") in _LOSSY_ALTER | _EVALUATING]
+            return any(_calls(c) or (c["subtype"] in _LOSSY_ALTER and not known) for c in found)
+        case "AlterDomainStmt":
+            return _calls(node)
         case "DoStmt":
-            return _body_dangerous(node)
+            return body_dangerous(*_block(node))
         case "CallStmt" | "DropOwnedStmt" | "DropSubscriptionStmt" | "ExecuteStmt":
-            return True
-        case "SelectStmt" if any(
-            name == "FuncCall" and strings(call["funcname"])[-1] not in _HARMLESS_CALLS
-            for name, call in walk(node)
-        ):
             return True
         case _:
             pass
     if tag not in _QUERYING:
         return False
-    return any(
+    return _calls(node) or any(
         (name in _DELETING and relation(inner.get("relation")) not in made)
         or (name == "InsertStmt" and _overwrites(inner) and relation(inner.get("relation")) not in made)
         for name, inner in walk({tag: node})
     )
 
 
+def _adds(tag: str, node: Node) -> tuple[str, ...]:
+    match tag:
+        case "CopyStmt" if node.get("is_from"):
+            return (relation(node["relation"]),)
+        case "DoStmt":
+            return tuple(_INSERT.findall(_block(node)[1]))
+        case "InsertStmt" if "withClause" not in node:  # it can be long
+            return (relation(node["relation"]),)
+        case _ if tag in _QUERYING:
+            inserts = (inner for name, inner in walk({tag: node}) if name == "InsertStmt")
+            return tuple(relation(inner["relation"]) for inner in inserts)
+        case _:
+            return ()
+
+
+def _calls(node: Node) -> bool:
+    """Whether it calls a function of which nobody knows here what it does."""
+    return any(name == "FuncCall" and not _known(strings(call["funcname"])) for name, call in walk(node))
+
+
+def _known(name: list[str]) -> bool:
+    return name[-1] in HARMLESS and name[:-1] in ([], ["pg_catalog"])
+
+
 def _overwrites(insert: Node) -> bool:
     return bool(insert.get("onConflictClause", {}).get("action") == "ONCONFLICT_UPDATE")
 
 
-def _body_dangerous(node: Node) -> bool:
+def _block(node: Node) -> tuple[str, str]:
+    """Language and body of a DO."""
     texts = {item["DefElem"]["defname"]: item["DefElem"]["arg"]["String"]["sval"] for item in node["args"]}
-    return texts.get("language", "plpgsql") != "plpgsql" or bool(_DANGEROUS.search(texts.get("as", "")))
+    return texts.get("language", "plpgsql"), texts.get("as", "")
+
+
+def body_dangerous(language: str, body: str) -> bool:
+    """Whether a procedure, function or block of that text may destroy data, as far as the text tells."""
+    said = _SAID.sub("''", body)
+    return (
+        language not in {"plpgsql", "sql"}
+        or bool(_DANGEROUS.search(said))
+        or any(not before and not _harmless(called.lower()) for before, called in _CALL.findall(said))
+    )
+
+
+def _harmless(called: str) -> bool:
+    return called in WORDS or _known(called.split("."))
 
 
 def _concurrent_index(tag: str, node: Node) -> str:
@@ -177,6 +224,8 @@ def made_after(tag: str, node: Node, made: frozenset[str]) -> frozenset[str]:
             return made - {sql_name(strings(item)) for item in node["objects"]}
         case "RenameStmt" if node["renameType"] in _INNER:
             return made
+        case "AlterTableStmt" if any(c.get("subtype") in _JOINING for c in commands(node)):
+            return frozenset()
         case _ if tag in _MOVING:
             return frozenset()
         case _:

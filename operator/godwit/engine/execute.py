@@ -20,7 +20,7 @@ from godwit.engine.explain import ROLLED_BACK, about, all_lock, explain, held_to
 from godwit.engine.guard import Opened
 from godwit.engine.model import Statement
 from godwit.engine.patience import Patience
-from godwit.engine.repeated import FORGOTTEN
+from godwit.engine.repeated import FORGOTTEN, Repeated
 from godwit.engine.run import Run
 from godwit.engine.script import Piece, ScriptError, send
 from godwit.engine.session import Session
@@ -28,6 +28,9 @@ from godwit.engine.session import Session
 _SET_TRANSACTION: Final = re.compile(r"SET\s+(LOCAL\s+)?TRANSACTION\b", re.IGNORECASE)
 # What a rollback makes safe to try again: lock_timeout, deadlock, serialization (manual, appendix A).
 _BUSY: Final = {"55P03", "40P01", "40001"}
+# What is said to be committed must survive a crash, whatever the script has set for itself.
+_DURABLE: Final = Repeated("""
+SELECT set_config('synchronous_commit', 'local', true) WHERE current_setting('synchronous_commit') = 'off'""")
 
 
 def _nothing() -> None:
@@ -39,8 +42,8 @@ class Part:
     """A script and what belongs to it in its transaction.
 
     *before* runs first, *check* after the script: what it raises rolls all of it back. *record* says that it
-    is done, with nothing to be waited for but the end of the transaction. Neither of the two may count on
-    what `Guard.demand` asks for before it has sent something.
+    is done, last of all. Neither of the two may count on what `Guard.demand` asks for before it has sent
+    something.
     """
 
     piece: Piece
@@ -160,6 +163,7 @@ def _commit(run: Run, *, keep_settings: bool) -> bool:
 
     Raises psycopg.Error where the transaction was not committed, as far as anybody can tell.
     """
+    run.session.repeat(_DURABLE)
     committed = run.session.later("COMMIT")
     if not keep_settings:
         run.guard.restore()

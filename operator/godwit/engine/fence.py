@@ -45,6 +45,8 @@ class Fence:
         self.database = database
         self._reconnect = reconnect
         self.swapped = False
+        self.in_doubt = False
+        """Whether nobody has heard if the swap is done: the connection broke at its COMMIT."""
         self.expired = False
         self._timeout_ms = 0
         self._deadline = 0.0
@@ -110,6 +112,11 @@ class Fence:
             self.check(standing)
             yield
             self.swapped = True
+            self.in_doubt = False
+
+    def committing(self) -> None:
+        """To be called before the COMMIT of the swap."""
+        self.in_doubt = True
 
     def _expire(self, on_expiry: Callable[[], None]) -> None:
         with self._guard:

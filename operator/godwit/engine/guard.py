@@ -19,12 +19,21 @@ from godwit.engine.model import Statement
 from godwit.engine.repeated import Repeated
 from godwit.engine.session import Session
 
-_LOCAL: Final = re.compile(
-    r"^\s*SET\s+LOCAL\s+(search_path|role|session\s+authorization)|set_config\s*\(.*,\s*true\s*\)",
-    re.IGNORECASE | re.DOTALL,
+_SET: Final = re.compile(
+    r"\s*SET\s+(?:(LOCAL)\s+|SESSION\s+(?!AUTHORIZATION))?(search_path|role|session\s+authorization)\b",
+    re.IGNORECASE,
 )
-_WHO: Final = """json_build_array(current_setting('search_path'), current_user, session_user,
-                        current_setting('role'))::text"""
+_LOCAL_CALL: Final = re.compile(r"set_config\s*\(.*,\s*true\s*\)", re.IGNORECASE | re.DOTALL)
+_NAMED_CALL: Final = re.compile(r"set_config\s*\((?:\s*'(\w+)')?", re.IGNORECASE)
+_WHO: Final = """jsonb_build_object(
+    'search_path', current_setting('search_path'), 'user', current_user, 'role', current_setting('role'),
+    'session_authorization', session_user)"""
+_OF_WHO: Final = {
+    "search_path": "search_path",
+    "user": "the role",
+    "role": "the role",
+    "session_authorization": "the session's user",
+}
 # What says which migrations are applied, and the journal: a script that changes them is not to be believed.
 _NAMED: Final = """
 SELECT n.nspname, c.relname, c.oid::bigint FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -42,7 +51,8 @@ _OPENED: Final = "SELECT txid_current(), {tables}"
 # It fails where not all is as it was, with what there is instead in its error's text: so what comes after it
 # in the message is not done. The cast is called by its functions, which no CREATE CAST can replace.
 _UNCHANGED: Final = """
-SELECT CASE WHEN txid = %(txid)s AND holds AND tables = %(tables)s AND (%(moved)s OR who = %(who)s) THEN 0
+SELECT CASE WHEN txid = %(txid)s AND holds AND tables = %(tables)s
+             AND who - %(moved)s::text[] = %(who)s::jsonb - %(moved)s::text[] THEN 0
             ELSE pg_catalog.int4in(pg_catalog.textout(
                      concat('godwit', json_build_array(txid, holds, tables, who)))) END
   FROM (SELECT txid_current() AS txid, {holds} AS holds, {tables} AS tables, {who} AS who OFFSET 0) AS now"""
@@ -74,7 +84,7 @@ class Guard:
         """The tables that are there, by OID."""
         self._holds = HOLDS % {"key": lock_key, "database": session.identity.database_oid}
         self._opened = self._unchanged = Repeated("")
-        self._who = str((session.execute(f"SELECT {_WHO}".encode()).fetchone() or ("",))[0])
+        self._who: dict[str, str] = (session.execute(f"SELECT {_WHO}".encode()).fetchone() or ({},))[0]
         self._settings: dict[str, str] = dict(session.execute(_SETTINGS).fetchall())
 
     def opened(self) -> Opened:
@@ -97,15 +107,13 @@ class Guard:
                 "The script ended the transaction that it ran in.",
                 standing="What it did before that is committed; there is no history row.",
             )
-        moved = any(_LOCAL.search(s.text) for s in statements)
+        moved, who = moved_by(statements), json.dumps(self._who)
         self._session.repeat(
-            self._unchanged,
-            {"txid": before.txid, "tables": before.tables, "moved": moved, "who": self._who},
+            self._unchanged, {"txid": before.txid, "tables": before.tables, "moved": moved, "who": who}
         )
         if moved:  # what is checked and recorded from here on is not the script's own
-            path, _, user, role = json.loads(self._who)
-            for name, value in (("session_authorization", user), ("role", role), ("search_path", path)):
-                self._session.later("SELECT set_config(%s, %s, true)", (name, value))
+            for name in ("session_authorization", "role", "search_path"):
+                self._session.later("SELECT set_config(%s, %s, true)", (name, self._who[name]))
 
     def judge(self, before: Opened, error: psycopg.Error, statements: Sequence[Statement]) -> None:
         """Whether *error* is that of a `demand`: what is wrong can still be rolled back.
@@ -132,7 +140,7 @@ class Guard:
                 Reason.STATEMENT_REFUSED,
                 f"The script changed {name}, which says what is applied; no migration may.",
             )
-        raise self._changed(self._difference(json.loads(who)), statements)
+        raise self._changed(self._difference(who, moved_by(statements)), statements)
 
     def restore(self) -> None:
         """Set everything right again that a script left changed; later."""
@@ -142,7 +150,7 @@ class Guard:
     @cached_property
     def _way_back(self) -> list[bytes]:
         """The statements of `restore`."""
-        _, _, user, role = json.loads(self._who)
+        user, role = self._who["session_authorization"], self._who["role"]
         put = "SELECT set_config(%(name)s, %(value)s, false) WHERE current_setting(%(name)s) <> %(value)s"
         again = "SELECT set_config(%s, %s, false)"
         return [
@@ -173,14 +181,13 @@ class Guard:
             _UNCHANGED.format(tables=tables, holds=self._holds, who=_WHO),
             txid="bigint",
             tables="text",
-            moved="boolean",
-            who="text",
+            moved="text[]",
+            who="jsonb",
         )
 
-    def _difference(self, now: Sequence[Any]) -> str:
-        names = ("search_path", "the role", "the session's user", "the role")
-        then_now = zip(names, json.loads(self._who), now, strict=True)
-        return next((f"{name} from {old} to {new}" for name, old, new in then_now if old != new), "")
+    def _difference(self, now: Mapping[str, str], moved: Sequence[str]) -> str:
+        changed = [key for key in _OF_WHO if key not in moved and now[key] != self._who[key]]
+        return next((f"{_OF_WHO[key]} from {self._who[key]} to {now[key]}" for key in changed), "")
 
     def _changed(self, what: str, statements: Sequence[Statement]) -> StepFailed:
         guilty = next(
@@ -193,3 +200,27 @@ class Guard:
             statement=guilty.text if guilty else "",
             hint="Use SET LOCAL, or set_config(..., true): it ends with the migration.",
         )
+
+
+def moved_by(statements: Sequence[Statement]) -> list[str]:
+    """What of `_WHO` may be another at a script's end, because the script set it for its transaction alone.
+
+    Where it sets the same for the session as well, or may, what is in force at its end has to tell.
+    """
+    moved: set[str] = set()
+    lasting: set[str] = set()
+    for statement in statements:
+        text = statement.text
+        if found := _SET.match(text):
+            (moved if found[1] else lasting).add("_".join(found[2].lower().split()))
+        elif "set_config" in text.lower():
+            named = {name.lower() for name in _NAMED_CALL.findall(text)}
+            known = set(_OF_WHO) if "" in named else named & set(_OF_WHO)
+            if _LOCAL_CALL.search(text):
+                moved |= known
+            else:
+                lasting |= named
+    moved -= lasting
+    if moved & {"role", "session_authorization"}:
+        moved |= {"role", "user"}
+    return sorted(moved - {"role", "user"} if "role" in lasting else moved)

@@ -14,11 +14,13 @@ from typing import Any, Final
 from pglast.parser import parse_sql_json
 
 from godwit.engine.model import Statement
-from godwit.engine.parse_tree import option, relation, sql_name, strings
+from godwit.engine.parse_tree import Node, option, relation, sql_name, strings
+from godwit.engine.same_index import same_index
 from godwit.engine.session import Session
 
 _INDEXES: Final = """
-SELECT indexrelid::bigint, indisvalid FROM pg_index WHERE indrelid = to_regclass(%s) ORDER BY 1"""
+SELECT indexrelid::bigint, indisvalid, pg_get_indexdef(indexrelid)
+  FROM pg_index WHERE indrelid = to_regclass(%s) ORDER BY 1"""
 # What REINDEX CONCURRENTLY names its new index while it builds it, and the old one before it drops that
 # (manual, REINDEX), on the tables that it was sent for, their partitions, and their TOAST tables.
 _LEFTOVERS: Final = """
@@ -39,7 +41,8 @@ _VALID: Final = "SELECT indisvalid FROM pg_index WHERE indexrelid = %s"
 _ATTACHED: Final = """
 SELECT inhdetachpending FROM pg_inherits WHERE inhparent = to_regclass(%s) AND inhrelid = to_regclass(%s)"""
 
-_MAKING: Final = {"CreateStmt", "CreateTableAsStmt", "SelectStmt", "ViewStmt"}
+_RUNNING: Final = {"CreateTableAsStmt", "DoStmt", "InsertStmt", "SelectStmt", "UpdateStmt"}
+_MAKING: Final = {"CreateSeqStmt", "CreateStmt", "CreateTableAsStmt", "SelectStmt", "ViewStmt"}
 
 
 class State(StrEnum):
@@ -77,6 +80,8 @@ class Subject:
     partition: str = ""
     schema: str = ""
     """Of a REINDEX that names a schema."""
+    wanted: str = ""
+    """The CREATE INDEX itself."""
     if_not_exists: bool = False
     excluding: bool = False
     """Whether it may keep readers or writers out; whatever is CONCURRENTLY does not."""
@@ -92,6 +97,7 @@ def subject(statement: Statement) -> Subject:
                 "CreateIndex",
                 table=relation(node["relation"]),
                 index=statement.concurrent_index,
+                wanted=statement.text,
                 if_not_exists=bool(node.get("if_not_exists")),
             )
         case "DropStmt":
@@ -118,7 +124,7 @@ def subject(statement: Statement) -> Subject:
 
 
 def temporary(statements: Iterable[Statement]) -> set[str]:
-    """Names of the temporary tables and views that *statements* leave to their session."""
+    """Names of the temporary tables, views and sequences that *statements* leave to their session."""
     found: set[str] = set()
     for statement in statements:
         ((tag, node),) = json.loads(parse_sql_json(statement.text))["stmts"][0]["stmt"].items()
@@ -126,8 +132,9 @@ def temporary(statements: Iterable[Statement]) -> set[str]:
             node.get("view")
             or node.get("into", node.get("intoClause", {})).get("rel")
             or node.get("relation")
+            or node.get("sequence")
         )
-        if tag in _MAKING and made and made.get("relpersistence") == "t":
+        if tag in _MAKING and made and _is_temporary(made):
             found.add(made["relname"])
         elif tag == "DropStmt":
             found -= {strings(item)[-1] for item in node["objects"] if strings(item)}
@@ -136,11 +143,40 @@ def temporary(statements: Iterable[Statement]) -> set[str]:
     return found
 
 
+def _is_temporary(made: Node) -> bool:
+    return made.get("relpersistence") == "t" or made.get("schemaname") == "pg_temp"
+
+
+def only_sets(statement: Statement) -> bool:
+    """Whether the statement only changes settings of its session: it can be run again in another one."""
+    if statement.tag != "SelectStmt" or not _sets(statement):
+        return statement.tag == "VariableSetStmt"
+    node = json.loads(parse_sql_json(statement.text))["stmts"][0]["stmt"]["SelectStmt"]
+    values = [target["ResTarget"]["val"].get("FuncCall", {}) for target in node.get("targetList", ())]
+    return node.keys() <= {"targetList", "limitOption", "op"} and all(
+        value and strings(value["funcname"])[-1] == "set_config" and _constant(value["args"])
+        for value in values
+    )
+
+
+def _constant(arguments: Iterable[Node]) -> bool:
+    return all("A_Const" in argument for argument in arguments)
+
+
+def may_have_set(statements: Iterable[Statement]) -> Statement | None:
+    """The first that changed settings of its session, and not only these, as far as its text tells."""
+    return next((s for s in statements if s.tag in _RUNNING and _sets(s) and not only_sets(s)), None)
+
+
+def _sets(statement: Statement) -> bool:
+    return "set_config" in statement.text.lower()
+
+
 def note(session: Session, what: Subject) -> dict[str, Any]:
     """What stands there before the statement is sent; JSON for the journal."""
     match what.kind:
         case "CreateIndex":
-            return {"indexes": [oid for oid, _ in session.execute(_INDEXES, [what.table])]}
+            return {"indexes": [oid for oid, *_ in session.execute(_INDEXES, [what.table])]}
         case "Reindex":
             return {"invalid": _leftovers(session, what)}
         case "DropIndex":
@@ -211,17 +247,26 @@ def _dropped(session: Session, before: dict[str, Any]) -> Verdict:
 
 
 def _created(session: Session, what: Subject, before: set[int]) -> Verdict:
-    """The index that is new on the table; by name where it has one, else it must be the only new one."""
-    new = {oid: valid for oid, valid in session.execute(_INDEXES, [what.table]) if oid not in before}
+    """The index that is new on the table and as wanted: by name where it has one, else the only one."""
+    found = [row for row in session.execute(_INDEXES, [what.table]) if row[0] not in before]
+    named = None
     if what.index:
         row = session.execute("SELECT to_regclass(%s)::oid::bigint", [what.index]).fetchone()
         named = row[0] if row else None
         if named in before:  # there already: IF NOT EXISTS has nothing to do, without it there is an error
             return Verdict(State.DONE if what.if_not_exists else State.NOT_DONE)
-        new = {oid: valid for oid, valid in new.items() if oid == named}
-    if not new:
+        found = [row for row in found if row[0] == named]
+    # Somebody else may have built one as well, while this one was waited for.
+    alike = [
+        (oid, valid, same)
+        for oid, valid, text in found
+        if (same := same_index(what.wanted, text)) is not False
+    ]
+    if not alike:
         return Verdict(State.NOT_DONE)
-    if len(new) > 1:
+    if len(alike) > 1:
         return Verdict(State.UNKNOWN)
-    ((oid, valid),) = new.items()
-    return Verdict(State.DONE) if valid else Verdict(State.LEFT, (oid,))
+    ((oid, valid, same),) = alike
+    if not valid:
+        return Verdict(State.LEFT, (oid,))
+    return Verdict(State.DONE if same or named else State.UNKNOWN)

@@ -218,6 +218,8 @@ class Statement:
     """Relations, as written, on which it takes a lock that conflicts with readers or writers."""
     concurrent_index: str = ""
     """Name of the index that CREATE/DROP INDEX or REINDEX CONCURRENTLY works on, as written."""
+    adds: tuple[str, ...] = ()
+    """Tables, as written, to which it adds rows; what else happens then only the database knows."""
 
 
 @dataclass(frozen=True)
@@ -235,6 +237,11 @@ class ParsedScript:
     def destructive(self) -> bool:
         """Whether any statement is."""
         return any(s.destructive for s in self.statements)
+
+    @property
+    def adds(self) -> frozenset[str]:
+        """Tables, as written, to which it adds rows."""
+        return frozenset(name for s in self.statements for name in s.adds)
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,10 @@ from godwit.contract.request import Direction, PlanInput
 from godwit.engine import journal, ownership
 from godwit.engine.batch import batch_findings
 from godwit.engine.batch_key import key_findings
+from godwit.engine.besides import destroys_besides
 from godwit.engine.compare import LATEST, NOTHING, aim, compare, downgrade_finding, resolve_finding, warning
 from godwit.engine.errors import StepFailed, from_postgres
+from godwit.engine.escapes import escape_findings
 from godwit.engine.formats.registry import format_of
 from godwit.engine.model import (
     Declared,
@@ -61,13 +63,15 @@ def make_plan(
     invalid_indexes: Sequence[str] = (),
     carried_out: Collection[Declared] = (),
     found_for: Callable[[Sequence[PlannedMigration]], list[Finding]] = lambda _: [],
+    destroys: Callable[[Collection[str]], bool] = lambda _: False,
 ) -> Plan:
     """What leads from *history* to *target* in *source*, in the database *identity*.
 
     *target*: Latest, a migration's name, or nothing (as a plan's own `target` says it). *kept_downs*: down
     scripts as they were applied; they win over the source's. Same input, same digests: the journal's head and
     the obstacles and indexes do not count. *carried_out*: what of the policy's `resolve` and `baseline` was
-    done before. *found_for*: what only the database can tell of the steps; it does not count either.
+    done before. *found_for*: what only the database can tell of the steps; it does not count either, nor does
+    *destroys*: whether data may be destroyed by what happens besides when rows are added to these tables.
     `Plan.refusal` says whether anything may run.
     """
     found = history
@@ -90,7 +94,7 @@ def make_plan(
         content = [(row.name, row.checksum, used.get(row.name, "")) for row in chosen.downs]
     else:
         tables = format_of(source.format).TABLES
-        steps = up_steps(chosen, policy.environment, tables, findings)
+        steps = up_steps(chosen, policy.environment, tables, findings, destroys)
         content = [(m.name, m.up.content, m.down.content if m.down else "") for m in chosen.ups]
     findings += [*batch_findings(steps, policy), *found_for(steps)]
     leaving = {row.name for row in chosen.downs}
@@ -123,7 +127,7 @@ def make_plan(
         resolutions=len(changes),
         journal_head=journal_head,
         transactional=all(step.run.mode is Mode.WHOLE for step in steps),
-        destructive=any(step.run.destructive for step in steps),
+        destructive=any(step.run.destructive or (bool(chosen.ups) and step.up_destructive) for step in steps),
         rungs=rungs(steps, direction, policy, restore_obstacles) if steps else (),
         findings=_summary(findings),
     )
@@ -179,7 +183,7 @@ def plan_of(
 
     def found_for(steps: Sequence[PlannedMigration]) -> list[Finding]:
         predicted = hold_findings(session, steps, policy) if predicting else []
-        return [*key_findings(session, steps), *predicted]
+        return [*key_findings(session, steps), *escape_findings(session, steps), *predicted]
 
     history = with_unfinished(session, history or tool.read_history(session), tool, operation)
     history = tool.fill(history, source)
@@ -194,6 +198,7 @@ def plan_of(
         restore_obstacles=swap_obstacles(session) if policy.backup_required else (),
         invalid_indexes=[name for (name,) in invalid],
         found_for=found_for,
+        destroys=lambda tables: destroys_besides(session, tables),
         carried_out=journal.carried_out(session, operation) if policy.resolve or policy.baseline else (),
     )
 

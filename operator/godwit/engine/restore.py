@@ -215,11 +215,28 @@ def _swap(job: _Job, session: Session, live: Session, restored: Session) -> Rest
             names.live,
             lambda: ctx.open(writing=True, database=session.identity.name, cancellable=False),
         )
-        with fence.closed(job.verb.fence_timeout_ms, live.conn.cancel_safe):
-            outcome = _behind_fence(job, fence, live, restored)
+        try:
+            with fence.closed(job.verb.fence_timeout_ms, live.conn.cancel_safe):
+                outcome = _behind_fence(job, fence, live, restored)
+        except StepFailed as failed:
+            if not fence.in_doubt or failed.failure.reason is not Reason.FENCE_LEFT:
+                raise
+            raise _in_doubt(names, failed) from None
     ctx.point("restore.swapped")
     ctx.log.info("restore.swapped", message=f"the former database is {names.old}", old_database=names.old)
     return outcome
+
+
+def _in_doubt(names: Names, left: StepFailed) -> StepFailed:
+    """What is known where the server was gone as it got the rename, and has not been back since."""
+    return fail(
+        Reason.CONNECTION_LOST,
+        "The connection broke during the rename, and the server has not answered since.",
+        standing=f"Either the rename is done: {names.live} is the restored database, and open, and the "
+        f"former one is {names.old}. Or it is not: {names.live} is as it was, but closed to connections. "
+        "The next attempt finds out; it opens the database, and begins anew where the rename was not done.",
+        hint=left.failure.hint,
+    )
 
 
 def _behind_fence(job: _Job, fence: Fence, live: Session, restored: Session) -> RestoreOutcome:
@@ -250,7 +267,12 @@ def _behind_fence(job: _Job, fence: Fence, live: Session, restored: Session) -> 
     try:
         with fence.swapping(AS_IT_WAS):
             swap.rename_both(
-                fence.session, live=names.live, restored=names.building, old=names.old, comment=comment
+                fence.session,
+                live=names.live,
+                restored=names.building,
+                old=names.old,
+                comment=comment,
+                committing=fence.committing,
             )
     except swap.Opened:
         raise fail(

@@ -61,6 +61,9 @@ def send(session: Session, body: str) -> None:
     Raises ScriptError with the number of statements that were through.
     """
     conn = session.conn
+    if conn.pgconn.parameter_status(b"standard_conforming_strings") != b"on":
+        # An earlier script may have set it; this one is read as it was planned.
+        conn.execute("SET standard_conforming_strings = on")
     results = exchange(conn, body.encode())
     for index, result in enumerate(results):
         if result.status in ERRORS:

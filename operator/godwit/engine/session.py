@@ -50,12 +50,13 @@ SELECT pg_backend_pid(), pg_is_in_recovery(), current_setting('server_version_nu
  WHERE d.datname = current_database()"""
 
 # What an ALTER ROLE or ALTER DATABASE set for the application and a step cannot live with: it waits between
-# two statements, what it says is committed must survive a crash, and psycopg reads ISO dates. Set here and
-# not at connect, where ISO would bring its own order of day and month.
+# two statements, what it says is committed must survive a crash, strings are read as they were planned, and
+# psycopg reads ISO dates. Set here and not at connect, where ISO would bring its own order of day and month.
 _OURS: Final = """
 SELECT set_config(name, value, false)
   FROM (VALUES ('idle_session_timeout', '0', '^[^0]'), ('transaction_timeout', '0', '^[^0]'),
-               ('synchronous_commit', 'local', '^off$'), ('DateStyle', 'ISO', '^(?!ISO)'))
+               ('synchronous_commit', 'local', '^off$'), ('standard_conforming_strings', 'on', '^off$'),
+               ('DateStyle', 'ISO', '^(?!ISO)'))
        AS ours (name, value, instead_of)
  WHERE current_setting(name, true) ~ instead_of"""
 

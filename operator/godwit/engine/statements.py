@@ -212,6 +212,7 @@ def _judged(statement: Statement, index: int, found: Facts) -> Statement:
         destructive=found.destructive,
         locks=found.locks,
         concurrent_index=found.concurrent_index,
+        adds=found.adds,
     )
 
 

@@ -20,7 +20,18 @@ from godwit.engine.errors import STATEMENT_LIMIT, StepFailed, fail
 from godwit.engine.execute import Part, rolled_back, set_limits, transactional
 from godwit.engine.explain import about, explain
 from godwit.engine.journal import Entry, Event
-from godwit.engine.judge import State, Subject, Verdict, invalid_namesake, look, note, subject, temporary
+from godwit.engine.judge import (
+    State,
+    Subject,
+    Verdict,
+    invalid_namesake,
+    look,
+    may_have_set,
+    note,
+    only_sets,
+    subject,
+    temporary,
+)
 from godwit.engine.model import Mode, PlannedMigration, Statement
 from godwit.engine.patience import Patience
 from godwit.engine.redact import redact
@@ -138,12 +149,12 @@ def run_statements(
     *settle*, which records it and returns what to raise. Raises StepFailed.
     """
     done = [s for s in planned.run.statements if s.index in progress.done]
-    if (gone := temporary(done)) and len(done) < len(planned.run.statements):
-        failed = _went(planned, min(gone))
+    if (gone := _gone(done)) and len(done) < len(planned.run.statements):
+        failed = _went(planned, gone)
         raise settle(Left(failed, Undone(), _stands(planned, progress), unknown=False)) from failed
     for statement in planned.run.statements:
         # Session settings do not outlive a crash: they are made again.
-        if statement.index in progress.done and statement.tag != "VariableSetStmt":
+        if statement.index in progress.done and not only_sets(statement):
             continue
         step = _Step(run, planned, statement, progress)
         run.ctx.cancelled.check(standing=step.standing)
@@ -164,11 +175,19 @@ def run_statements(
     run.session.flush()
 
 
-def _went(planned: PlannedMigration, table: str) -> StepFailed:
-    """Why a file is not gone on with in another session: a table of the same name may be a real one."""
+def _gone(done: Sequence[Statement]) -> str:
+    """What of *done* went with its session, in words: a table of the same name may be a real one."""
+    if tables := temporary(done):
+        return f"its temporary table {min(tables)}"
+    setting = may_have_set(done)
+    return f"what line {setting.line} may have set" if setting else ""
+
+
+def _went(planned: PlannedMigration, what: str) -> StepFailed:
+    """Why a file is not gone on with in another session."""
     return fail(
         Reason.PARTIALLY_APPLIED,
-        f"its temporary table {table} went with the session that made it, and what follows may need it",
+        f"{what} went with the session that made it, and what follows may need it",
         migration=planned.name,
         file=planned.run.script.path,
     )
@@ -189,7 +208,7 @@ def record(run: Run, planned: PlannedMigration, statement: Statement, event: Eve
 
 
 def _stands(planned: PlannedMigration, progress: Progress) -> tuple[Statement, ...]:
-    return tuple(s for s in planned.run.statements if s.index in progress.done and s.tag != "VariableSetStmt")
+    return tuple(s for s in planned.run.statements if s.index in progress.done and not only_sets(s))
 
 
 class _Step:

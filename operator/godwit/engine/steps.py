@@ -1,7 +1,7 @@
 """The scripts of a plan, parsed: each becomes a step, or a finding. Pure."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 from godwit.contract.outcome import Failure, Finding, Severity
@@ -19,11 +19,16 @@ _LASTING_CALL: Final = re.compile(r"\bset_config\s*\([^)]*,\s*(false|'f\w*'|'0')
 
 
 def up_steps(
-    chosen: Aim, environment: Environment, tables: Collection[str], findings: list[Finding]
+    chosen: Aim,
+    environment: Environment,
+    tables: Collection[str],
+    findings: list[Finding],
+    destroys: Callable[[Collection[str]], bool],
 ) -> list[PlannedMigration]:
     """The pending migrations whose files can run; what is wrong with the others goes to *findings*.
 
-    *tables* are the migration tool's own, which no script may change.
+    *tables* are the migration tool's own, which no script may change. *destroys*: whether data may be
+    destroyed by what happens besides when rows are added to some tables.
     """
     steps = []
     for migration in chosen.ups:
@@ -44,8 +49,22 @@ def up_steps(
                 down = None
                 unusable = _as_finding(exc.failure, migration.name)
                 findings.append(unusable.model_copy(update={"severity": Severity.WARNING}))
-        steps.append(PlannedMigration(migration.name, migration.up.checksum, run, down, run.destructive))
+        besides = not run.destructive and destroys(run.adds)
+        if besides:
+            findings.append(_besides(run, migration.name))
+        destructive = run.destructive or besides
+        steps.append(PlannedMigration(migration.name, migration.up.checksum, run, down, destructive))
     return steps
+
+
+def _besides(run: ParsedScript, migration: str) -> Finding:
+    return warning(
+        Reason.DATA_WOULD_BE_LOST,
+        f"{run.script.path}: adding rows to {', '.join(sorted(run.adds))} sets off a trigger, a rule or a "
+        "function that can destroy data; no down.sql brings that back.",
+        migration,
+        next(s.line for s in run.statements if s.adds),
+    )
 
 
 def down_steps(

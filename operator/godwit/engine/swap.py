@@ -1,5 +1,6 @@
 """A database made like another one, and put in its place: the SQL of restore, without its flow."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Final, LiteralString
 
@@ -44,6 +45,8 @@ class DatabaseFacts:
     """Grantee (empty: PUBLIC), privilege, with grant option; None where only the defaults are in force."""
     settings: tuple[tuple[str, str, str], ...]
     """Role (empty: every role), setting, value."""
+    labels: tuple[tuple[str, str], ...]
+    """Security labels: their provider, and what it says."""
 
 
 def describe(session: Session, name: str) -> DatabaseFacts | None:
@@ -64,7 +67,7 @@ def describe(session: Session, name: str) -> DatabaseFacts | None:
         return None
     plain: dict[str, Any] = dict(zip((f.name for f in fields(DatabaseFacts)), row[:-1], strict=False))
     plain["acl"] = None if row[-1] else _acl(session, name)
-    return DatabaseFacts(**plain, settings=_settings(session, name))
+    return DatabaseFacts(**plain, settings=_settings(session, name), labels=_labels(session, plain["oid"]))
 
 
 def _acl(session: Session, name: str) -> tuple[tuple[str, str, bool], ...]:
@@ -86,6 +89,12 @@ def _settings(session: Session, name: str) -> tuple[tuple[str, str, str], ...]:
     )
     split = ((role, *text.partition("=")[::2]) for role, text in rows)
     return tuple((role, setting, value) for role, setting, value in split)
+
+
+def _labels(session: Session, oid: int) -> tuple[tuple[str, str], ...]:
+    query = """SELECT provider, label FROM pg_shseclabel
+                WHERE classoid = 'pg_database'::regclass AND objoid = %s ORDER BY 1"""
+    return tuple((provider, label) for provider, label in session.execute(query, [oid]))
 
 
 def create_like(session: Session, facts: DatabaseFacts, name: str) -> None:
@@ -113,7 +122,10 @@ def create_like(session: Session, facts: DatabaseFacts, name: str) -> None:
 
 
 def carry_properties(session: Session, facts: DatabaseFacts, name: str) -> list[str]:
-    """Give *name* the limit, grants, settings and comment of *facts*; returns what came out different."""
+    """Give *name* the limit, grants, settings, comment and labels of *facts*; returns what is different.
+
+    What is a template cannot be dropped, so `rename_both` says that of it. Raises psycopg.Error.
+    """
     database = sql.Identifier(name)
     with session.transaction():
         limit = sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}")
@@ -132,6 +144,9 @@ def carry_properties(session: Session, facts: DatabaseFacts, name: str) -> list[
         for role, setting, value in facts.settings:
             _carry_setting(session, name, role, setting, value)
         session.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(database, sql.Literal(facts.comment)))
+        for provider, label in facts.labels:
+            given = sql.SQL("SECURITY LABEL FOR {} ON DATABASE {} IS {}")
+            session.execute(given.format(sql.Identifier(provider), database, sql.Literal(label)))
     made = describe(session, name)
     compared = [f.name for f in fields(DatabaseFacts) if f.name not in {"oid", "name"}]
     return [field for field in compared if made is None or getattr(made, field) != getattr(facts, field)]
@@ -156,26 +171,30 @@ def _grantee(role: str) -> sql.Composable:
     return sql.Identifier(role) if role else sql.SQL("PUBLIC")
 
 
-def rename_both(session: Session, *, live: str, restored: str, old: str, comment: str) -> None:
+def rename_both(
+    session: Session, *, live: str, restored: str, old: str, comment: str, committing: Callable[[], None]
+) -> None:
     """In one transaction: *live* becomes *old*, with *comment*, and *restored* becomes *live*; both open.
 
-    Nobody may be connected to either. Raises psycopg.Error, and Opened where *live* is not closed any more.
+    *committing* is called before its COMMIT, of which one may not hear what became. Nobody may be connected
+    to either. Raises psycopg.Error, and Opened where *live* is not closed any more.
     """
     rename = sql.SQL("ALTER DATABASE {} RENAME TO {}")
     with session.transaction():
         session.execute(rename.format(sql.Identifier(live), sql.Identifier(old)))
         # From here nobody comes in until the end. Whether anybody could before, the catalog tells.
-        if (
-            session.execute("SELECT FROM pg_database WHERE datname = %s AND NOT datallowconn", [old]).rowcount
-            == 0
-        ):
+        closed = "SELECT datistemplate FROM pg_database WHERE datname = %s AND NOT datallowconn"
+        row = session.execute(closed, [old]).fetchone()
+        if row is None:
             raise Opened
         session.execute(rename.format(sql.Identifier(restored), sql.Identifier(live)))
         for name in (live, old):
-            session.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(sql.Identifier(name)))
+            opened = sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS true IS_TEMPLATE {}")
+            session.execute(opened.format(sql.Identifier(name), sql.Literal(row[0])))
         session.execute(
             sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(old), sql.Literal(comment))
         )
+        committing()
 
 
 def close(session: Session, name: str) -> None:

@@ -203,13 +203,16 @@ def make_restoring(database, tmp_path, launcher):
 
 @pytest.fixture
 def encoded(database, tmp_path, launcher):
-    """Make a database of another encoding, by a script, and its backup: encoded("LATIN1", "CREATE ...")."""
+    """Make a database of another encoding, by a script, and its backup: encoded("LATIN1", "CREATE ...").
+
+    *more*: further options of CREATE DATABASE.
+    """
     made = []
 
-    def make(encoding, script):
+    def make(encoding, script, more=""):
         other = replace(database, name=f"{database.name}_{len(made)}")
         made.append(other)
-        other.server.psql(f"CREATE DATABASE {other.name} TEMPLATE template0 ENCODING '{encoding}'")
+        other.server.psql(f"CREATE DATABASE {other.name} TEMPLATE template0 ENCODING '{encoding}' {more}")
         other.psql(script)
         return Restoring(other, tmp_path, launcher)
 

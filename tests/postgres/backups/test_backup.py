@@ -31,7 +31,7 @@ def test_a_backup_holds_what_its_manifest_says_and_restores_to_an_equal(
     )
     outcome = backup_verb(ctx, FULL)
     assert (outcome.tables, outcome.rows, outcome.type) == (1, 2, BackupType.FULL)
-    assert outcome.dump_version.startswith("16")
+    assert f" {outcome.dump_version}" in place.server.run("pg_dump", "--version")
     assert place.stored() == [LOCATION, LOCATION + ".json"]
     assert (ctx.store_dir / LOCATION).stat().st_size == outcome.size_bytes
     postgres_server.run("createdb", f"{database.name}_copy")
@@ -240,6 +240,7 @@ def test_the_role_of_the_connection_is_the_one_that_dumps(database, make_place, 
     owner, login = role("owner", owns=True), role("login")
     place = make_place(user=login, connection=Connection(role=owner))
     database.psql(
-        f"GRANT {owner} TO {login} WITH INHERIT FALSE; SET ROLE {owner}; CREATE TABLE item (id int)"
+        f"""ALTER ROLE {login} NOINHERIT; GRANT {owner} TO {login};
+        SET ROLE {owner}; CREATE TABLE item (id int)"""
     )
     assert backup_verb(place.context(), FULL).tables == 1

@@ -31,11 +31,6 @@ def test_it_tells_which_database_this_is_and_changes_nothing(database, place):
     ("prepared", "why"),
     [
         ("CREATE TABLE t (id int); ALTER TABLE t OWNER TO {app}; GRANT ALL ON t TO {owner}", "act as app"),
-        (
-            """GRANT {app} TO {owner}; GRANT CREATE ON SCHEMA public TO {app};
-            SET ROLE {app}; CREATE TABLE t (id int)""",
-            "public of pg_database_owner",
-        ),
         ("CREATE TYPE mood AS ENUM ('a')", "act as postgres"),
         ("ALTER ROLE {app} IN DATABASE {database} SET work_mem = '5MB'", "work_mem of role app"),
         ("ALTER DATABASE {database} SET log_statement = 'ddl'", "again (log_statement)"),
@@ -51,6 +46,28 @@ def test_a_restore_that_would_fail_at_its_end_is_not_promised(database, role, ma
     assert not told[Rung.RESTORE].possible
     assert why in told[Rung.RESTORE].why
     assert made.failing().reason is Reason.RESTORE_NOT_POSSIBLE
+
+
+def test_others_objects_in_the_public_schema_come_back_where_everybody_may_create_there(
+    database, role, make_restoring
+):
+    """As in a new database before PostgreSQL 15."""
+    app, owner = role("app"), role("owner", createdb=True, owns=True)
+    database.psql(
+        f"""GRANT {app} TO {owner}; GRANT CREATE ON SCHEMA public TO {app};
+        SET ROLE {app}; CREATE TABLE t (id int)"""
+    )
+    made = make_restoring(user=owner)
+    with made.context().session() as session:
+        old = session.server_version < 150_000
+    told = {o.rung: o for o in check_verb(made.context("check"), CheckInput()).rollback_options}
+    assert told[Rung.RESTORE].possible is old
+    if old:
+        made.restore()
+        assert database.psql("SELECT tableowner FROM pg_tables WHERE tablename = 't'") == app
+    else:
+        assert "public of pg_database_owner" in told[Rung.RESTORE].why
+        assert made.failing().reason is Reason.RESTORE_NOT_POSSIBLE
 
 
 def test_a_restore_that_a_plain_owner_can_do_is_promised(database, role, make_restoring):

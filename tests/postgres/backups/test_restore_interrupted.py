@@ -9,6 +9,7 @@ from godwit.contract.reasons import Reason
 from godwit.contract.request import (
     CheckInput,
 )
+from godwit.engine import swap
 from godwit.engine.check import check_verb
 from godwit.engine.errors import StepFailed
 
@@ -190,3 +191,39 @@ def test_a_fence_that_cannot_be_lifted_is_said_with_the_statement_to_run(restori
     assert failure.hint.endswith("ALLOW_CONNECTIONS true;")
     restoring.server.psql(failure.hint)
     assert restoring.restore().lost_rows == 0
+
+
+@pytest.mark.parametrize("renamed", [True, False])
+def test_a_server_that_is_gone_as_the_rename_is_sent_is_asked_by_the_next_attempt(
+    restoring, database, monkeypatch, renamed
+):
+    """Whether COMMIT came through nobody knows: neither is claimed, and nothing is given up."""
+    monkeypatch.setattr("godwit.engine.fence._PATIENCE_SECONDS", 1)
+    rename = swap.rename_both
+
+    def gone(session, **names):
+        def committing():
+            names["committing"]()
+            if not renamed:
+                restoring.server.stop("immediate")
+
+        rename(session, **(names | {"committing": committing}))
+        restoring.server.stop("immediate")
+        session.execute("SELECT 'what COMMIT would have answered'")
+
+    monkeypatch.setattr(swap, "rename_both", gone)
+    try:
+        with pytest.raises(StepFailed) as failed:
+            restoring.restore()
+    finally:
+        restoring.server.start()
+    failure = failed.value.failure
+    assert failure.reason is Reason.CONNECTION_LOST
+    assert "_godwit_old_" in failure.standing
+    assert "as it was, but closed" in failure.standing
+    assert failure.hint.endswith("ALLOW_CONNECTIONS true;")
+    monkeypatch.setattr(swap, "rename_both", rename)
+    outcome = restoring.restore()
+    assert restoring.databases() == {database.name: True, outcome.old_database: True}
+    done = "SELECT count(*) FROM godwit.journal WHERE verb = 'Restore' AND event = 'Done'"
+    assert database.psql(done) == "1"

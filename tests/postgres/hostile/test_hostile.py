@@ -6,6 +6,7 @@ from itertools import count
 
 import psycopg
 import pytest
+from failing import failure_of
 from project import Project
 from waiting import until
 
@@ -236,6 +237,17 @@ def test_it_stands_with_its_history_as_it_is_told(project, case):
         project.write("003_next", "CREATE TABLE next (id int); INSERT INTO next SELECT count(*) FROM users;")
         project.database.psql("DELETE FROM godwit.settings WHERE key = 'activeOperation'")
         assert project.apply(f"next-{next(_operations)}").current == "003_next"
+
+
+def test_a_vertical_tab_is_white_space_to_newer_servers_only(project, postgres_server):
+    project.write("001_users", USERS)
+    project.write("002_tab", "SELECT\v1;")
+    if int(postgres_server.psql("SHOW server_version_num")) >= 170_000:
+        assert project.apply().applied == 2
+    else:
+        failure, outcome = failure_of(project.apply)
+        assert (failure.reason, failure.sqlstate) == (Reason.MIGRATION_FAILED, "42601")
+        assert outcome.applied == 1
 
 
 def test_there_are_enough_of_them_and_each_has_a_name_of_its_own():
