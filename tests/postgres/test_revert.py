@@ -327,3 +327,14 @@ def test_taking_back_nothing_is_done_at_once(project):
     failure_of(lambda: project.apply("u1", plan=ref))
     outcome = project.revert("u1", OPERATION, ref)
     assert (outcome.reverted, outcome.total, outcome.state) == (0, 0, ref.from_state)
+
+
+def test_where_a_database_is_says_the_order_of_names_and_not_that_of_time(project):
+    for name in ("003_c", "001_a", "002_b"):
+        project.write(name, f"CREATE TABLE t{name} (id int);", f"DROP TABLE t{name};")
+        outcome = project.apply(name)
+        assert (outcome.current, project.verify(name, outcome.state).current) == ("003_c", "003_c")
+    policy = project.policy(allow_downgrade=True)
+    back = project.planned("002_b", policy)
+    assert (back.current, back.target) == ("003_c", "002_b")
+    assert project.revert("back", RevertScope.PLAN, project.plan("002_b", policy), policy).current == "002_b"

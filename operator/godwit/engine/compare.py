@@ -1,6 +1,6 @@
 """The source against the history: what is to run, and everything that speaks against it. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -8,6 +8,7 @@ from godwit.contract.outcome import Finding, Severity
 from godwit.contract.policy import EditedMigrations, Environment, Policy
 from godwit.contract.reasons import Reason
 from godwit.contract.request import Direction
+from godwit.engine.formats.base import MigrationFormat
 from godwit.engine.formats.registry import format_of
 from godwit.engine.model import History, HistoryRow, Migration, Resolution, Script, Source
 
@@ -21,6 +22,14 @@ _EDITED: Final = {
     EditedMigrations.WARN: Severity.WARNING,
     EditedMigrations.ACCEPT: Severity.INFO,
 }
+
+
+def newest(tool: MigrationFormat, names: Iterable[str]) -> str:
+    """Where a database is that has these migrations: the last in the tool's order; NOTHING where it has none.
+
+    One that came later may be older: out of order, by resolve, or from another tool.
+    """
+    return max(names, key=tool.sort_key, default=NOTHING)
 
 
 @dataclass(frozen=True)

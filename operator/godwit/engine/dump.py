@@ -14,6 +14,7 @@ from godwit.contract.outcome import BackupOutcome, DeleteBackupOutcome, VerifyBa
 from godwit.contract.reasons import Reason
 from godwit.contract.request import BackupInput, BackupType, DeleteBackupInput, VerifyBackupInput
 from godwit.engine import journal
+from godwit.engine.compare import newest
 from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed, fail, from_postgres
 from godwit.engine.holding import held
@@ -194,7 +195,7 @@ def _dump(ctx: StepContext, store: Store, verb: BackupInput, session: Session, d
         snapshot=snapshot,
         ended_at=_time(ended_at),
         state=history.state,
-        current=history.applied[-1].name if history.applied else "",
+        current=newest(ctx.format, (row.name for row in history.applied)),
         journal_head=head,
         tables=tables,
         **facts,

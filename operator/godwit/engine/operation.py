@@ -12,6 +12,7 @@ from godwit.contract.policy import Policy
 from godwit.contract.reasons import Reason
 from godwit.contract.request import PlanRef
 from godwit.engine import journal
+from godwit.engine.compare import newest
 from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed, fail
 from godwit.engine.formats.base import MigrationFormat
@@ -22,7 +23,6 @@ from godwit.engine.plan import plan_of
 from godwit.engine.resolve import BASELINE
 from godwit.engine.rows import row_of
 from godwit.engine.session import Session
-from godwit.engine.verify import current_of
 
 _SAID = {Event.FAILED, Event.RESOLVED}
 """Rows that begin and end nothing."""
@@ -227,7 +227,7 @@ def _facts(ctx: StepContext, session: Session, total: int) -> Facts:
         reverted=len(own.reverted),
         resolved=own.resolved_count,
         total=total,
-        current=current_of(history),
+        current=newest(ctx.format, (row.name for row in history.applied)),
         state=history.state,
         journal_head=journal.head(session),
     )

@@ -1,6 +1,6 @@
 """The plan: what is to run, and everything found on the way. `make_plan` is pure; the rest reads for it."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 import psycopg
@@ -15,9 +15,10 @@ from godwit.engine import journal, ownership
 from godwit.engine.batch import batch_findings
 from godwit.engine.batch_key import key_findings
 from godwit.engine.besides import destroys_besides
-from godwit.engine.compare import LATEST, NOTHING, aim, compare, downgrade_finding, resolve_finding, warning
+from godwit.engine.compare import LATEST, aim, compare, downgrade_finding, newest, resolve_finding, warning
 from godwit.engine.errors import StepFailed, from_postgres
 from godwit.engine.escapes import escape_findings
+from godwit.engine.formats.base import MigrationFormat
 from godwit.engine.formats.registry import format_of
 from godwit.engine.model import (
     Declared,
@@ -74,7 +75,7 @@ def make_plan(
     *destroys*: whether data may be destroyed by what happens besides when rows are added to these tables.
     `Plan.refusal` says whether anything may run.
     """
-    found = history
+    found, tool = history, format_of(source.format)
     resolutions, told = due(policy, source, found, carried_out)
     changes = [r for r in resolutions if r.effective]
     history = resolved(found, resolutions)
@@ -93,8 +94,7 @@ def make_plan(
         used = {step.name: step.run.script.content for step in steps}
         content = [(row.name, row.checksum, used.get(row.name, "")) for row in chosen.downs]
     else:
-        tables = format_of(source.format).TABLES
-        steps = up_steps(chosen, policy.environment, tables, findings, destroys)
+        steps = up_steps(chosen, policy.environment, tool.TABLES, findings, destroys)
         content = [(m.name, m.up.content, m.down.content if m.down else "") for m in chosen.ups]
     findings += [*batch_findings(steps, policy), *found_for(steps)]
     leaving = {row.name for row in chosen.downs}
@@ -102,7 +102,7 @@ def make_plan(
     expected |= {m.name: m.up.checksum for m in chosen.ups}
     findings.sort(key=lambda f: _ORDER[f.severity])
     taken = content_digest(source.format, content, direction)
-    to_state = _state_of(source, history, expected)
+    to_state = _state_of(tool, history, expected)
     outcome = PlanOutcome(
         direction=direction,
         content=taken,
@@ -118,8 +118,8 @@ def make_plan(
         ),
         from_state=found.state,
         to_state=to_state,
-        current=_newest(source, (row.name for row in found.applied)),
-        target=_newest(source, expected),
+        current=newest(tool, (row.name for row in found.applied)),
+        target=newest(tool, expected),
         applied=len(found.applied),
         pending=len(content),
         pending_names=tuple(name for name, _, _ in content[:_FIRST_NAMES]),
@@ -134,16 +134,12 @@ def make_plan(
     return Plan(outcome, tuple(steps), tuple(findings), direction, expected, resolutions)
 
 
-def _state_of(source: Source, history: History, expected: Mapping[str, str]) -> str:
+def _state_of(tool: MigrationFormat, history: History, expected: Mapping[str, str]) -> str:
     """The state of a history that says *expected* and nothing else."""
     if history.newest_only and expected:
-        newest = max(expected, key=format_of(source.format).sort_key)
-        return state_digest({newest: expected[newest]})
+        last = newest(tool, expected)
+        return state_digest({last: expected[last]})
     return state_digest(dict(expected))
-
-
-def _newest(source: Source, names: Iterable[str]) -> str:
-    return max(names, key=format_of(source.format).sort_key, default=NOTHING)
 
 
 def _summary(findings: Sequence[Finding]) -> Findings:

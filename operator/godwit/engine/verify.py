@@ -13,6 +13,7 @@ from godwit.contract.reasons import Reason
 from godwit.contract.request import VerifyInput
 from godwit.engine import journal, ownership
 from godwit.engine.catalog import fingerprint, invalid_indexes
+from godwit.engine.compare import newest
 from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed, fail
 from godwit.engine.journal import Event
@@ -35,13 +36,13 @@ def verify_verb(ctx: StepContext, verb: VerifyInput) -> VerifyOutcome:
         history = ctx.format.read_history(session)
         outcome = VerifyOutcome(
             state=history.state,
-            current=current_of(history),
+            current=newest(ctx.format, (row.name for row in history.applied)),
             checks=len(verb.checks),
             journal_head=journal.head(session),
             fingerprint=fingerprint(session, ctx.request.connection.schemas),
         )
         try:
-            _same_state(history, verb.state)
+            _same_state(history, verb.state, outcome.current)
             run_checks(session, verb.checks, Reason.VERIFY_FAILED, standing=_UNTOUCHED)
             _no_invalid_index(session, ctx.request.operation)
         except StepFailed as failed:
@@ -57,19 +58,14 @@ def verify_verb(ctx: StepContext, verb: VerifyInput) -> VerifyOutcome:
         return outcome
 
 
-def current_of(history: History) -> str:
-    """Name of the migration that was applied last; empty when none is."""
-    return history.applied[-1].name if history.applied else ""
-
-
-def _same_state(history: History, wanted: str) -> None:
+def _same_state(history: History, wanted: str, current: str) -> None:
     if history.state == wanted:
         return
     failed = f", {len(history.failed)} of them failed" if history.failed else ""
     raise fail(
         Reason.VERIFY_FAILED,
         f"The history is not what the plan said: {len(history.applied)} migrations are applied{failed}, "
-        f"the last one {current_of(history) or '(none)'}.",
+        f"the newest {current or '(none)'}.",
         standing=_UNTOUCHED,
     )
 

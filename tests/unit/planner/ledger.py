@@ -153,8 +153,8 @@ class _Work:
             plan=digest([content, state(applied), self.server.identity().key, policy.to_json()]),
             from_state=state(applied),
             to_state=state(after),
-            current=applied[-1] if applied else "",
-            target=after[-1] if after else "",
+            current=max(applied, default=""),
+            target=max(after, default=""),
             applied=len(applied),
             pending=len(pending or down),
             pending_names=tuple(pending or down),
@@ -338,7 +338,7 @@ class _Work:
             raise Stop(Reason.VERIFY_FAILED)
         if any("v" in t[len(plain(t)) :] for t in self.source.split() if plain(t) in self.db.applied[-1:]):
             raise Stop(Reason.VERIFY_FAILED)
-        current = self.db.applied[-1] if self.db.applied else ""
+        current = max(self.db.applied, default="")
         return VerifyOutcome(state=state(self.db.applied), current=current, journal_head=self.db.head())
 
     def restore(self, verb: RestoreInput) -> RestoreOutcome:
@@ -364,7 +364,7 @@ class _Work:
             identity=self.server.identity(),
             old_database="old",
             state=state(fresh.applied),
-            current=fresh.applied[-1] if fresh.applied else "",
+            current=max(fresh.applied, default=""),
             journal_head=fresh.head() + 1,
         )
         self.row("Done", outcome=outcome)
@@ -375,7 +375,7 @@ class _Work:
             "applied": len(self.own("Applied")),
             "reverted": len(self.own("Reverted")),
             "total": total,
-            "current": self.db.applied[-1] if self.db.applied else "",
+            "current": max(self.db.applied, default=""),
             "state": state(self.db.applied),
             "journal_head": self.db.head(),
         }
