@@ -54,7 +54,7 @@ test: $(VENV) ## Run every test, the real Kubernetes included (Linux, root, Node
 	wait $$ahead || { cat $(AHEAD_LOG) >&2; exit 1; }; \
 	$(PY) -m pytest -m cluster -n $(CLUSTER_JOBS) --dist worksteal --reruns 1 -rR $(ARGS)
 
-test-fast: $(VENV) ## Run the tests that need no cluster and little time (some four minutes on two cores)
+test-fast: $(VENV) ## Run the tests that need no cluster and little time (some three minutes on two cores)
 	$(PY) -m pytest -m "not cluster and not slow" -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV) ## Check style, types, the two wings, generated files and the repository's own rules
