@@ -1,6 +1,6 @@
 """What a statement locks beyond the relations that it names: where to begin, for the catalog to go on. Pure.
 
-Each of these was seen in pg_locks of PostgreSQL 16.
+Each of these was seen in pg_locks of PostgreSQL 16 and 18.
 """
 
 from collections.abc import Iterator
@@ -71,7 +71,6 @@ _OWN: Final = {
     "AT_SetUnLogged",
 }
 _PARTITION: Final = {"AT_AttachPartition", "AT_DetachPartition"}
-_INDEXED: Final = {"CONSTR_EXCLUSION", "CONSTR_PRIMARY", "CONSTR_UNIQUE"}
 _RENAMED: Final = {"OBJECT_COLUMN", "OBJECT_TABCONSTRAINT"}
 
 
@@ -113,8 +112,8 @@ def _altered(command: Node, own: Node) -> Iterator[Beyond]:
     if subtype in _PARTITION and not definition["PartitionCmd"].get("concurrent"):
         yield from _another_partition(name)
     elif subtype not in _PARTITION | _OWN and (mode := alter_mode(command)):
-        indexed = definition.get("Constraint", {}).get("contype") in _INDEXED
-        yield from _heirs(own, SHARE if indexed else mode)
+        # For UNIQUE a server before 18 lets partitions be read; what is said here is the stronger.
+        yield from _heirs(own, mode)
     yield from _pointed([definition])
     if subtype in {"AT_AlterColumnType", "AT_DropColumn", "AT_DropConstraint"}:
         yield Beyond(name, ACCESS_EXCLUSIVE, Way.POINTED, part)
