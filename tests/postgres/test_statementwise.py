@@ -115,6 +115,15 @@ def broken_off(project, sql):
 INDEX = "CREATE INDEX CONCURRENTLY i ON others (id);"
 
 
+def goes_no_further(project, first, what):
+    """A file that begins so, broken off behind that, is not gone on with: *what* went with its session."""
+    ref = broken_off(project, f"{first}\n{INDEX}\nDELETE FROM users;")
+    failure, outcome = failure_of(lambda: project.apply("u2", plan=ref))
+    assert (failure.reason, outcome.partial) == (Reason.PARTIALLY_APPLIED, "002_own")
+    assert f"{what} went with the session" in failure.message
+    assert project.database.psql("SELECT count(*) FROM users") == "50"
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -125,11 +134,7 @@ INDEX = "CREATE INDEX CONCURRENTLY i ON others (id);"
     ],
 )
 def test_a_real_table_is_not_taken_for_a_temporary_one_that_went_with_its_session(project, make):
-    ref = broken_off(project, f"{make}\n{INDEX}\nDELETE FROM users;")
-    failure, outcome = failure_of(lambda: project.apply("u2", plan=ref))
-    assert (failure.reason, outcome.partial) == (Reason.PARTIALLY_APPLIED, "002_own")
-    assert "its temporary table users went with the session" in failure.message
-    assert project.database.psql("SELECT count(*) FROM users") == "50"
+    goes_no_further(project, make, "its temporary table users")
 
 
 def test_a_file_that_has_dropped_its_temporary_table_is_gone_on_with(project):
@@ -165,11 +170,7 @@ def test_a_setting_is_made_again_in_the_session_that_goes_on(project, sets):
     ],
 )
 def test_a_file_whose_settings_went_with_their_session_is_not_gone_on_with(project, sets):
-    ref = broken_off(project, f"{sets}\n{INDEX}\nDELETE FROM users;")
-    failure, outcome = failure_of(lambda: project.apply("u2", plan=ref))
-    assert (failure.reason, outcome.partial) == (Reason.PARTIALLY_APPLIED, "002_own")
-    assert "what line 1 may have set went with the session" in failure.message
-    assert project.database.psql("SELECT count(*) FROM users") == "50"
+    goes_no_further(project, sets, "what line 1 may have set")
 
 
 def test_an_invalid_index_of_somebody_else_is_left_alone_and_named(project):

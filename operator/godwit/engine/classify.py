@@ -139,8 +139,9 @@ def _destructive(tag: str, node: Node, made: frozenset[str]) -> bool:
             pass
     if tag not in _QUERYING:
         return False
-    return _calls(node) or any(
-        (name in _DELETING and relation(inner.get("relation")) not in made)
+    return any(  # in one walk: an INSERT can be long
+        _calls_unknown(name, inner)
+        or (name in _DELETING and relation(inner.get("relation")) not in made)
         or (name == "InsertStmt" and _overwrites(inner) and relation(inner.get("relation")) not in made)
         for name, inner in walk({tag: node})
     )
@@ -163,7 +164,11 @@ def _adds(tag: str, node: Node) -> tuple[str, ...]:
 
 def _calls(node: Node) -> bool:
     """Whether it calls a function of which nobody knows here what it does."""
-    return any(name == "FuncCall" and not _known(strings(call["funcname"])) for name, call in walk(node))
+    return any(_calls_unknown(name, inner) for name, inner in walk(node))
+
+
+def _calls_unknown(name: str, node: Node) -> bool:
+    return name == "FuncCall" and not _known(strings(node["funcname"]))
 
 
 def _known(name: list[str]) -> bool:

@@ -125,9 +125,8 @@ def _running(seen: MigrationSeen, run: MigrationRun, now: datetime) -> Decision:
     stand = Stand.WAITING if told and told.status == "False" else Stand.MOVING
     verdict, record = Verdict(stand, reason, message), status.step("plan")
     if record is not None and record.ended_at is not None and now - record.ended_at < _YOUNG:
-        return decided(
-            seen.migration, status, verdict, now, again_in=TIDY
-        )  # the run's own first step comes first
+        # The run's own first step comes first.
+        return decided(seen.migration, status, verdict, now, again_in=TIDY)
     return decided(seen.migration, status, verdict, now, effects=_kept(seen), again_in=60.0)
 
 
