@@ -53,14 +53,10 @@ _WORK: Final = {
 # an autovacuum's has a lock on a table.
 # LOCK TABLE takes tables alone, of a role that may write them (manual, LOCK).
 _LOOK: Final = """
-WITH RECURSIVE named AS (
-  SELECT coalesce(i.indrelid, c.oid) AS relation, w.conflicts, w.take
-    FROM unnest(%(relations)s::text[], %(conflicts)s::text[], %(take)s::text[]) AS w (name, conflicts, take)
-    JOIN pg_class c ON c.oid = to_regclass(w.name) LEFT JOIN pg_index i ON i.indexrelid = c.oid
-), ways AS (
-  SELECT coalesce(i.indrelid, c.oid) AS relation, w.conflicts, w.way, w.part
-    FROM unnest(%(begin)s::text[], %(beyond)s::text[], %(ways)s::text[], %(parts)s::text[])
-         AS w (name, conflicts, way, part)
+WITH RECURSIVE ways AS (
+  SELECT coalesce(i.indrelid, c.oid) AS relation, w.conflicts, w.take, w.way, w.part
+    FROM unnest(%(names)s::text[], %(conflicts)s::text[], %(take)s::text[], %(ways)s::text[],
+                %(parts)s::text[]) AS w (name, conflicts, take, way, part)
     JOIN pg_class c ON c.oid = to_regclass(w.name) LEFT JOIN pg_index i ON i.indexrelid = c.oid
 ), heirs AS (
   SELECT w.relation, w.conflicts FROM ways w JOIN pg_class c ON c.oid = w.relation
@@ -81,7 +77,7 @@ WITH RECURSIVE named AS (
                   WHERE a.attrelid = w.relation AND a.attname = w.part
                     AND a.attnum = ANY (CASE w.way WHEN 'pointed' THEN k.conkey ELSE k.confkey END))
 ), wanted AS (
-  SELECT relation, conflicts, take FROM named
+  SELECT relation, conflicts, take FROM ways WHERE way = ''
    UNION SELECT relation, conflicts, '' FROM heirs
    UNION SELECT relation, conflicts, '' FROM parents
    UNION SELECT p.partdefid, w.conflicts, ''
@@ -251,15 +247,10 @@ def _look(session: Session, statements: Sequence[Statement]) -> Look:
         rows = _glance(session, wanted)
         if not any(busy for _, _, busy in rows):
             return Look(lockable=_lockable((name, take) for name, take, _ in rows))
-    params = {
-        "relations": list(locks),
-        "conflicts": [_conflicts(mode) for mode in locks.values()],
-        "take": [ahead.get(name, "") for name in locks],
-        "begin": [b.name for b in beyond],
-        "beyond": [_conflicts(b.mode) for b in beyond],
-        "ways": [b.way for b in beyond],
-        "parts": [b.part for b in beyond],
-    }
+    begun = [(name, _conflicts(mode), ahead.get(name, ""), "", "") for name, mode in locks.items()]
+    begun += [(b.name, _conflicts(b.mode), "", b.way, b.part) for b in beyond]
+    columns = ("names", "conflicts", "take", "ways", "parts")
+    params = dict(zip(columns, map(list, zip(*begun, strict=True)), strict=True))
     found: dict[tuple[int | None, str], Blocker] = {}
     rows = session.execute(_LOOK, params).fetchall()
     for _, _, *row in rows:
