@@ -30,6 +30,34 @@ CREATE TABLE area_1 PARTITION OF area FOR VALUES IN (1);
 CREATE SEQUENCE number;
 CREATE FUNCTION same() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
 CREATE TRIGGER sale_told BEFORE INSERT ON sale FOR EACH ROW EXECUTE FUNCTION same();
+CREATE SCHEMA side;
+CREATE DOMAIN cents AS int CONSTRAINT cents_low CHECK (VALUE > -10);
+CREATE DOMAIN price AS cents;
+CREATE TABLE bill (id int PRIMARY KEY, total cents);
+CREATE TABLE bill_line (bill int, price price);
+CREATE TYPE place AS (x int, y int);
+CREATE TABLE spot OF place;
+CREATE TYPE mood AS ENUM ('good', 'bad');
+CREATE TABLE feeling (id int, mood mood, place place);
+CREATE TABLE moods (id int, "all" mood[]);
+CREATE FUNCTION one_more(int, text[] DEFAULT '{}') RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1 + 1';
+CREATE FUNCTION "Mine"() RETURNS bool LANGUAGE sql AS 'SELECT true';
+CREATE FUNCTION told() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+CREATE TABLE by_default (id int DEFAULT one_more(3), n int DEFAULT nextval('number'));
+CREATE TABLE by_check (id int CHECK (one_more(id) > 0));
+CREATE TABLE by_index (id int);
+CREATE INDEX ON by_index (one_more(id));
+CREATE TABLE by_policy (id int);
+CREATE POLICY mine ON by_policy USING ("Mine"());
+CREATE TABLE by_trigger (id int);
+CREATE TRIGGER told BEFORE INSERT ON by_trigger FOR EACH ROW EXECUTE FUNCTION told();
+CREATE COLLATION plain (provider = libc, locale = 'C');
+CREATE TABLE by_collation (name text COLLATE plain);
+CREATE TABLE numbered (id int GENERATED ALWAYS AS IDENTITY, s serial);
+CREATE TABLE side.house (id int PRIMARY KEY, kind mood);
+CREATE TYPE side.kind AS ENUM ('a');
+CREATE TABLE kinds (kind side.kind);
+CREATE TABLE guest (house int REFERENCES side.house);
 """
 STATEMENTS = """
 ALTER TABLE sale ADD x int
@@ -101,7 +129,35 @@ ALTER TABLE country RENAME COLUMN code TO iso
 TRUNCATE country CASCADE
 DROP TABLE country CASCADE
 ALTER SEQUENCE number INCREMENT 2
-DROP SEQUENCE number
+DROP SEQUENCE number CASCADE
+ALTER DOMAIN cents ADD CONSTRAINT c CHECK (VALUE > -20)
+ALTER DOMAIN cents ADD CONSTRAINT c CHECK (VALUE > -20) NOT VALID
+ALTER DOMAIN cents SET NOT NULL
+ALTER DOMAIN cents DROP NOT NULL
+ALTER DOMAIN cents SET DEFAULT 4
+ALTER DOMAIN cents VALIDATE CONSTRAINT cents_low
+ALTER DOMAIN cents DROP CONSTRAINT cents_low
+ALTER DOMAIN price RENAME TO prices
+ALTER TYPE place ADD ATTRIBUTE z int CASCADE
+ALTER TYPE place RENAME ATTRIBUTE y TO z CASCADE
+ALTER TYPE mood ADD VALUE 'fair'
+DROP TYPE place CASCADE
+DROP TYPE mood CASCADE
+DROP TYPE side.kind CASCADE
+DROP DOMAIN cents CASCADE
+DROP FUNCTION one_more CASCADE
+DROP FUNCTION one_more(int, text[]) CASCADE
+DROP FUNCTION "Mine"() CASCADE
+DROP FUNCTION told, same CASCADE
+DROP COLLATION plain CASCADE
+DROP EXTENSION plpgsql CASCADE
+DROP SCHEMA side CASCADE
+DROP TABLE side.house CASCADE
+DROP TABLE numbered
+ALTER TABLE numbered DROP COLUMN s
+ALTER TABLE numbered ALTER id SET INCREMENT 3
+ALTER TABLE numbered ALTER id DROP IDENTITY
+ALTER TABLE numbered SET SCHEMA side
 """
 LOCKED = """
 SELECT DISTINCT relation::regclass::text, mode FROM pg_locks
@@ -117,9 +173,12 @@ def test_all_that_a_statement_locks_and_nobody_else_is_in_its_way(project, sql):
         tables = dict(
             server.execute(
                 "SELECT oid::bigint, oid::regclass::text FROM pg_class"
-                " WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'S')"
+                " WHERE relnamespace IN ('public'::regnamespace, 'side'::regnamespace)"
+                " AND relkind IN ('r', 'p', 'S')"
             ).fetchall()
         )
+        of = "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'S'"
+        sequences = {name for (name,) in server.execute(of)}
         server.execute(sql)
         # By OID: the statement may have renamed what it locks.
         held = server.execute(LOCKED.replace("relation::regclass::text", "relation::bigint"), [list(tables)])
@@ -128,9 +187,10 @@ def test_all_that_a_statement_locks_and_nobody_else_is_in_its_way(project, sql):
     writers = {name for name, _ in taken}
     readers = {name for name, mode in taken if mode == "AccessExclusiveLock"}
     statements = parse(Script("x.sql", sql.encode(), ""), Environment.DEVELOPMENT).statements
-    uses = (("ACCESS SHARE", "TABLE number", readers), ("ROW EXCLUSIVE", "SELECT nextval('number')", writers))
+    uses = (("ACCESS SHARE", "TABLE {}", readers), ("ROW EXCLUSIVE", "SELECT nextval('{}')", writers))
     for mode, of_sequence, kept_out in uses:
         with psycopg.connect(project.uri) as other, project.context().session() as session:
-            other.execute(f"LOCK TABLE {', '.join(set(tables.values()) - {'number'})} IN {mode} MODE")
-            other.execute(of_sequence)
+            other.execute(f"LOCK TABLE {', '.join(set(tables.values()) - sequences)} IN {mode} MODE")
+            for sequence in sequences:
+                other.execute(of_sequence.format(sequence))
             assert {b.relation for b in look(session, statements).blockers} == kept_out, mode

@@ -1,6 +1,6 @@
 """What a statement locks beyond the relations that it names: where to begin, for the catalog to go on. Pure.
 
-Each of these was seen in pg_locks of PostgreSQL 16 and 18.
+Each of these was seen in pg_locks of PostgreSQL 15, 16 and 18.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from godwit.engine.parse_tree import Node, commands, relation, sql_name, strings
 
 
 class Way(StrEnum):
-    """From a table to others."""
+    """From a table to others, or from what tables are made of."""
 
     HEIRS = "heirs"
     """To all that inherit from it, its partitions among them."""
@@ -34,19 +34,40 @@ class Way(StrEnum):
     """To the tables that its foreign keys point to."""
     POINTING = "pointing"
     """To the tables whose foreign keys point to it."""
+    SEQUENCES = "sequences"
+    """To the sequences that belong to it."""
+    DEPENDENT = "dependent"
+    """To all that goes with it: what depends on it, and on that, by the catalog's own account (pg_depend)."""
+    COLUMNS = "columns"
+    """From a domain to the tables with columns of it, or of domains over it."""
+    TYPED = "typed"
+    """From a composite type to the tables that are OF it."""
+
+
+class Kind(StrEnum):
+    """What it begins at: the catalog that has it."""
+
+    RELATION = "pg_class"
+    CONSTRAINT = "pg_constraint"
+    TYPE = "pg_type"
+    FUNCTION = "pg_proc"
+    SCHEMA = "pg_namespace"
+    COLLATION = "pg_collation"
+    EXTENSION = "pg_extension"
 
 
 @dataclass(frozen=True)
 class Beyond:
-    """From the table *name*, as SQL, *way* leads to others, which are locked in *mode*.
+    """From *name*, as SQL, *way* leads to tables, which are locked in *mode*.
 
-    *part*: only by the foreign keys of this name or on the column of it, or that need the key of this name.
+    *part*: only from this column of the table, or this constraint (*kind*).
     """
 
     name: str
     mode: str
     way: Way
     part: str = ""
+    kind: Kind = Kind.RELATION
 
 
 # ALTER TABLE's forms that leave heirs and partitions alone.
@@ -72,6 +93,25 @@ _OWN: Final = {
 }
 _PARTITION: Final = {"AT_AttachPartition", "AT_DetachPartition"}
 _RENAMED: Final = {"OBJECT_COLUMN", "OBJECT_TABCONSTRAINT"}
+_KINDS: Final = {
+    "OBJECT_AGGREGATE": Kind.FUNCTION,
+    "OBJECT_COLLATION": Kind.COLLATION,
+    "OBJECT_DOMAIN": Kind.TYPE,
+    "OBJECT_EXTENSION": Kind.EXTENSION,
+    "OBJECT_FOREIGN_TABLE": Kind.RELATION,
+    "OBJECT_FUNCTION": Kind.FUNCTION,
+    "OBJECT_INDEX": Kind.RELATION,
+    "OBJECT_MATVIEW": Kind.RELATION,
+    "OBJECT_PROCEDURE": Kind.FUNCTION,
+    "OBJECT_ROUTINE": Kind.FUNCTION,
+    "OBJECT_SCHEMA": Kind.SCHEMA,
+    "OBJECT_SEQUENCE": Kind.RELATION,
+    "OBJECT_TYPE": Kind.TYPE,
+    "OBJECT_VIEW": Kind.RELATION,
+}
+"""What a DROP ... CASCADE is looked up by. Operators and the like, which tables hardly ever use, are not."""
+ALONE: Final = {"AlterDomainStmt", "AlterTableStmt", "DropStmt", "RenameStmt"}
+"""Statements that may lock tables though they name none."""
 
 
 def locked_beyond(tag: str, node: Node) -> Iterator[Beyond]:
@@ -81,6 +121,14 @@ def locked_beyond(tag: str, node: Node) -> Iterator[Beyond]:
         case "AlterTableStmt" if node.get("objtype") == "OBJECT_TABLE":
             for command in commands(node):
                 yield from _altered(command, own)
+        case "AlterObjectSchemaStmt" if node["objectType"] == "OBJECT_TABLE":
+            yield Beyond(relation(own), ACCESS_EXCLUSIVE, Way.SEQUENCES)
+        case "AlterTableStmt" if node.get("objtype") == "OBJECT_TYPE":
+            if any(_cascades(command) for command in commands(node)):
+                yield _typed(own)
+        case "AlterDomainStmt" if _validates(node):
+            name = sql_name(strings(node["typeName"]))
+            yield Beyond(name, SHARE, Way.COLUMNS, kind=Kind.TYPE)
         case "CreateStmt":
             for item in node.get("inhRelations", ()):
                 if "partbound" in node:
@@ -95,6 +143,8 @@ def locked_beyond(tag: str, node: Node) -> Iterator[Beyond]:
         case "LockStmt" if mode := lock_mode(node):
             for item in node["relations"]:
                 yield from _heirs(item["RangeVar"], mode)
+        case "RenameStmt" if node["renameType"] == "OBJECT_ATTRIBUTE" and _cascades(node):
+            yield _typed(own)
         case "RenameStmt" if node["renameType"] in _RENAMED and own:
             yield from _heirs(own, ACCESS_EXCLUSIVE)
         case "TruncateStmt":
@@ -115,10 +165,30 @@ def _altered(command: Node, own: Node) -> Iterator[Beyond]:
         # For UNIQUE a server before 18 lets partitions be read; what is said here is the stronger.
         yield from _heirs(own, mode)
     yield from _pointed([definition])
-    if subtype in {"AT_AlterColumnType", "AT_DropColumn", "AT_DropConstraint"}:
-        yield Beyond(name, ACCESS_EXCLUSIVE, Way.POINTED, part)
-    if subtype == "AT_AlterColumnType" or (subtype.startswith("AT_Drop") and part and _cascades(command)):
-        yield Beyond(name, ACCESS_EXCLUSIVE, Way.POINTING, part)
+    match subtype:
+        case "AT_AlterColumnType":
+            yield Beyond(name, ACCESS_EXCLUSIVE, Way.POINTED, part)
+            yield Beyond(name, ACCESS_EXCLUSIVE, Way.POINTING, part)
+        case "AT_DropColumn":
+            yield Beyond(name, ACCESS_EXCLUSIVE, Way.DEPENDENT, part)
+        case "AT_DropConstraint":
+            yield Beyond(name, ACCESS_EXCLUSIVE, Way.DEPENDENT, part, Kind.CONSTRAINT)
+        case "AT_SetIdentity":
+            yield Beyond(name, SHARE_ROW_EXCLUSIVE, Way.SEQUENCES, part)
+        case "AT_DropIdentity":
+            yield Beyond(name, ACCESS_EXCLUSIVE, Way.SEQUENCES, part)
+        case _:
+            pass
+
+
+def _typed(own: Node) -> Beyond:
+    return Beyond(relation(own), ACCESS_EXCLUSIVE, Way.TYPED, kind=Kind.TYPE)
+
+
+def _validates(node: Node) -> bool:
+    """Whether rows are looked through: for a new condition, NOT NULL, or a condition that was NOT VALID."""
+    later = node.get("def", {}).get("Constraint", {}).get("skip_validation", False)
+    return node["subtype"] in {"O", "V"} or (node["subtype"] == "C" and not later)
 
 
 def _pointed(elements: list[Node]) -> Iterator[Beyond]:
@@ -140,17 +210,29 @@ def _dropped(node: Node) -> Iterator[Beyond]:
         match kind:
             case "OBJECT_TABLE":
                 name = sql_name(strings(item))
-                yield Beyond(name, ACCESS_EXCLUSIVE, Way.HEIRS if _cascades(node) else Way.PARTITIONS)
+                yield Beyond(name, ACCESS_EXCLUSIVE, Way.DEPENDENT)
                 yield Beyond(name, ACCESS_EXCLUSIVE, Way.PARENT)
-                yield Beyond(name, ACCESS_EXCLUSIVE, Way.POINTED)
-                if _cascades(node):
-                    yield Beyond(name, ACCESS_EXCLUSIVE, Way.POINTING)
             case "OBJECT_INDEX":
                 yield Beyond(sql_name(strings(item)), ACCESS_EXCLUSIVE, Way.PARTITIONS)
             case "OBJECT_TRIGGER":
                 yield Beyond(sql_name(strings(item)[:-1]), ACCESS_EXCLUSIVE, Way.PARTITIONS)
             case _:
                 pass
+        # Without CASCADE nothing goes with these but what is refused.
+        if _cascades(node) and kind in _KINDS:
+            yield Beyond(_named(item), ACCESS_EXCLUSIVE, Way.DEPENDENT, kind=_KINDS[kind])
+
+
+def _named(item: Node) -> str:
+    """A function with the types that it takes, where they are given: `f(pg_catalog.int4)`."""
+    function = item.get("ObjectWithArgs")
+    if function is None:
+        return sql_name(strings(item))
+    name = sql_name(strings(function["objname"]))
+    if "args_unspecified" in function:
+        return name
+    types = (arg.get("TypeName", {}) for arg in function.get("objargs", ()))
+    return f"{name}({', '.join(sql_name(strings(t['names'])) + '[]' * ('arrayBounds' in t) for t in types)})"
 
 
 def _heirs(range_var: Node, mode: str) -> Iterator[Beyond]:

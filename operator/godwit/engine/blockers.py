@@ -18,7 +18,8 @@ from pglast.parser import parse_sql_json
 from psycopg.types.json import Json
 
 from godwit.contract.outcome import LockHolder
-from godwit.engine.beyond import Beyond, Way, locked_beyond
+from godwit.engine.beyond import ALONE, Beyond, Kind, Way, locked_beyond
+from godwit.engine.dependents import DEPENDENTS
 from godwit.engine.locks import CONFLICTS, MODES, strongest, table_locks
 from godwit.engine.model import Statement
 from godwit.engine.redact import redact
@@ -26,8 +27,9 @@ from godwit.engine.repeated import Repeated
 from godwit.engine.session import Session
 
 _SHOWN: Final = 5
-_BY_KEYS: Final = {Way.PARENT, Way.POINTED, Way.POINTING}
-"""Ways that a glance does not see."""
+_BY_HEIRS: Final = {Way.HEIRS, Way.PARTITIONS, Way.DEFAULT}
+"""Ways that a glance sees; the others lead through more of the catalog."""
+_OF_TABLES: Final = {Kind.CONSTRAINT, Kind.RELATION}
 _QUERY_LIMIT: Final = 200
 
 # Statements that take long, or after which a name may mean another table: what comes later is not locked in
@@ -52,12 +54,14 @@ _WORK: Final = {
 # table is so old that it must be. Of a process without a user a plain role sees nothing else, and none but
 # an autovacuum's has a lock on a table.
 # LOCK TABLE takes tables alone, of a role that may write them (manual, LOCK).
-_LOOK: Final = """
-WITH RECURSIVE ways AS (
-  SELECT coalesce(i.indrelid, c.oid) AS relation, w.conflicts, w.take, w.way, w.part
+_WAYS: Final = """
+WITH RECURSIVE asked AS (
+  SELECT *, CASE WHEN kind IN ('', 'pg_class', 'pg_constraint') THEN to_regclass(name)::oid END AS oid
     FROM unnest(%(names)s::text[], %(conflicts)s::text[], %(take)s::text[], %(ways)s::text[],
-                %(parts)s::text[]) AS w (name, conflicts, take, way, part)
-    JOIN pg_class c ON c.oid = to_regclass(w.name) LEFT JOIN pg_index i ON i.indexrelid = c.oid
+                %(parts)s::text[], %(kinds)s::text[]) AS w (name, conflicts, take, way, part, kind)
+), ways AS (
+  SELECT coalesce(i.indrelid, c.oid) AS relation, w.conflicts, w.take, w.way, w.part
+    FROM asked w JOIN pg_class c ON c.oid = w.oid LEFT JOIN pg_index i ON i.indexrelid = c.oid
 ), heirs AS (
   SELECT w.relation, w.conflicts FROM ways w JOIN pg_class c ON c.oid = w.relation
    WHERE w.way = 'heirs' OR w.way = 'partitions' AND c.relkind = 'p'
@@ -72,11 +76,20 @@ WITH RECURSIVE ways AS (
       ON k.contype = 'f'
      AND (w.way = 'pointed' AND k.conrelid = w.relation AND k.conparentid = 0
           OR w.way = 'pointing' AND k.confrelid = w.relation)
-   WHERE w.part IN ('', k.conname, (SELECT relname FROM pg_class WHERE oid = k.conindid))
+   WHERE w.part = ''
       OR EXISTS (SELECT FROM pg_attribute a
                   WHERE a.attrelid = w.relation AND a.attname = w.part
                     AND a.attnum = ANY (CASE w.way WHEN 'pointed' THEN k.conkey ELSE k.confkey END))
-), wanted AS (
+), sequences AS (
+  SELECT d.objid AS relation, w.conflicts
+    FROM ways w JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = w.relation
+     AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
+    JOIN pg_class c ON c.oid = d.objid AND c.relkind = 'S'
+   WHERE w.way = 'sequences'
+     AND (w.part = '' OR d.refobjsubid = (SELECT attnum FROM pg_attribute
+                                           WHERE attrelid = w.relation AND attname = w.part))
+), """
+_FOUND: Final = """, wanted AS (
   SELECT relation, conflicts, take FROM ways WHERE way = ''
    UNION SELECT relation, conflicts, '' FROM heirs
    UNION SELECT relation, conflicts, '' FROM parents
@@ -85,6 +98,8 @@ WITH RECURSIVE ways AS (
                   UNION SELECT relation, conflicts FROM parents) AS w
            JOIN pg_partitioned_table p ON p.partrelid = w.relation
    UNION SELECT relation, conflicts, '' FROM keys
+   UNION SELECT relation, conflicts, '' FROM sequences
+   UNION SELECT relation, conflicts, '' FROM dependents
 ), held AS MATERIALIZED (
   SELECT l.relation, l.mode, l.pid, l.virtualtransaction, a.application_name, a.usename, a.state,
          a.query_start, a.query, extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS age,
@@ -105,6 +120,7 @@ SELECT CASE WHEN c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'in
     ON h.relation = w.relation AND h.mode = ANY (string_to_array(w.conflicts, ','))
        AND NOT (h.gives_way AND age(c.relfrozenxid) <= current_setting('autovacuum_freeze_max_age')::int)
  WHERE w.take <> '' OR h.relation IS NOT NULL"""
+_LOOK: Final = _WAYS + DEPENDENTS + _FOUND
 
 
 # The same, as far as it goes in a sixth of the time: whether there is anybody, or any heir, at all. Its plan
@@ -208,6 +224,14 @@ def _locked(text: str) -> tuple[tuple[tuple[str, str], ...], tuple[Beyond, ...]]
     return tuple(table_locks(tag, node)), tuple(locked_beyond(tag, node))
 
 
+def _beyond(statement: Statement) -> Iterable[Beyond]:
+    """Of tables that the same file makes nothing; of a type, a function or a schema, which it names alone."""
+    if not statement.locks and statement.tag not in ALONE:
+        return ()
+    found = _locked(statement.text)[1]
+    return found if statement.locks else [b for b in found if b.kind not in _OF_TABLES]
+
+
 def before_work(statements: Sequence[Statement]) -> Sequence[Statement]:
     """Those that come before the first one that may take long: their locks can be taken in advance."""
     for index, statement in enumerate(statements):
@@ -230,10 +254,10 @@ def look(session: Session, statements: Sequence[Statement]) -> Look:
 
 def _look(session: Session, statements: Sequence[Statement]) -> Look:
     locks, ahead = locks_of(statements), locks_of(before_work(statements))
-    if not locks:
+    beyond = [b for s in statements for b in _beyond(s)]
+    if not locks and not beyond:
         return Look()
-    beyond = [b for s in statements if s.locks for b in _locked(s.text)[1]]
-    if not any(b.way in _BY_KEYS for b in beyond):
+    if all(b.way in _BY_HEIRS for b in beyond):
         begins = {b.name for b in beyond}
         wanted = [
             {
@@ -247,9 +271,9 @@ def _look(session: Session, statements: Sequence[Statement]) -> Look:
         rows = _glance(session, wanted)
         if not any(busy for _, _, busy in rows):
             return Look(lockable=_lockable((name, take) for name, take, _ in rows))
-    begun = [(name, _conflicts(mode), ahead.get(name, ""), "", "") for name, mode in locks.items()]
-    begun += [(b.name, _conflicts(b.mode), "", b.way, b.part) for b in beyond]
-    columns = ("names", "conflicts", "take", "ways", "parts")
+    begun = [(name, _conflicts(mode), ahead.get(name, ""), "", "", "") for name, mode in locks.items()]
+    begun += [(b.name, _conflicts(b.mode), "", b.way, b.part, b.kind) for b in beyond]
+    columns = ("names", "conflicts", "take", "ways", "parts", "kinds")
     params = dict(zip(columns, map(list, zip(*begun, strict=True)), strict=True))
     found: dict[tuple[int | None, str], Blocker] = {}
     rows = session.execute(_LOOK, params).fetchall()
