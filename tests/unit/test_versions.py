@@ -1,12 +1,12 @@
-"""What another version of Godwit has written is read: reasons that this one does not know, objects without
-fields that it has."""
+"""What another version of Godwit has written is read: reasons and other words that this one does not know,
+objects without fields that it has."""
 
 from datetime import datetime
 from typing import Any
 
 import pytest
 
-from godwit.api.common import SPEC_HASH
+from godwit.api.common import API_VERSION, SPEC_HASH
 from godwit.api.database import BackupPolicy, PostgresDatabase
 from godwit.api.kinds import parse
 from godwit.api.migration import DatabaseMigration
@@ -151,3 +151,20 @@ def test_the_restore_of_a_run_is_known_by_the_hash_that_it_was_made_with():
     made = kept(restore_manifest(run)) | {"kind": DatabaseRestore.KIND}
     restores = DatabaseRestore.model_validate(made), LaterRestore.model_validate(made)
     assert {spec_hash_of(restore) for restore in restores} == {made["metadata"]["annotations"][SPEC_HASH]}
+
+
+RUNG = {"rung": NEWER, "possible": True}
+FINDING = {"severity": NEWER, "reason": "OutOfOrder", "message": "It is old."}
+WORDS = {
+    "PostgresDatabase": (DATABASE, {"rollbackOptions": [RUNG]}),
+    "DatabaseMigration": (MIGRATION, {"plan": {**PLAN, "rungs": [RUNG], "findings": {"first": [FINDING]}}}),
+    "MigrationRun": (MigrationRun.model_validate(RUN), {"rungs": [RUNG]}),
+}
+
+
+@pytest.mark.parametrize("kind", WORDS)
+def test_a_status_with_other_words_of_a_newer_version_is_read_and_kept(kind: str):
+    known, status = WORDS[kind]
+    manifest = {**known.to_json(), "apiVersion": API_VERSION, "kind": kind, "status": status}
+    written = {**manifest, "status": parse(manifest).status.to_json()}
+    assert str(admit(written)["status"]).count(NEWER) == str(status).count(NEWER)

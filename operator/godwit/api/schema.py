@@ -15,6 +15,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from godwit.api.common import Resource
+from godwit.contract.base import Told
 from godwit.contract.outcome import StepOutcome
 from godwit.contract.reasons import Reason
 
@@ -23,7 +24,6 @@ Schema = dict[str, Any]
 _ORDER = {"description": 0, "type": 1, "required": 3, "properties": 4, "items": 4, "additionalProperties": 4}
 """Where a key stands for a reader; bounds and defaults stand at 2, Kubernetes' own extensions last."""
 _REF = "#/$defs/"
-# No enum: a status of a newer controller must not be refused because its reason is new.
 _REASON: Schema = {"type": "string", "description": "One of the reasons in docs/troubleshooting.md."}
 
 
@@ -79,6 +79,13 @@ class _Generator(GenerateJsonSchema):
         for name, text in _attribute_docs(cls).items():
             alias = cls.model_fields[name].alias or name
             made["properties"][alias].setdefault("description", text)
+        return made
+
+    def enum_schema(self, schema: core_schema.EnumSchema) -> JsonSchemaValue:
+        made = super().enum_schema(schema)
+        if issubclass(schema["cls"], Told):
+            # A status of a newer controller must not be refused because a word in it is new.
+            del made["enum"]
         return made
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:

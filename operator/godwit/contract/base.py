@@ -3,7 +3,8 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from enum import StrEnum
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
@@ -20,6 +21,27 @@ class Model(BaseModel):
     def to_json(self) -> dict[str, Any]:
         """The model as JSON-ready data with camelCase keys; fields that are None are left out."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+class Told(StrEnum):
+    """A word that one version of Godwit tells another.
+
+    One that a newer version wrote is read too, and written back as it was: an operator that was set back to
+    an older version, or the outcome of a newer one's step, must not be refused for it.
+    """
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        if not isinstance(value, str):
+            return None
+        newer = str.__new__(cls, value)
+        newer._name_ = newer._value_ = value
+        return newer
+
+    @property
+    def known(self) -> bool:
+        """Whether this version has it."""
+        return self.value in type(self).__members__.values()
 
 
 def canonical_json(data: Model | Mapping[str, Any] | list[Any] | tuple[Any, ...]) -> bytes:

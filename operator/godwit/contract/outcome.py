@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 from datetime import datetime
-from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
-from godwit.contract.base import CONTRACT_VERSION, Model, canonical_json
+from godwit.contract.base import CONTRACT_VERSION, Model, Told, canonical_json
 from godwit.contract.environment import OUTCOME_LIMIT
 from godwit.contract.identity import DatabaseIdentity
 from godwit.contract.policy import Environment
@@ -60,8 +59,8 @@ class Failure(Model):
         return self.reason.terminal
 
 
-class Severity(StrEnum):
-    """How bad a finding is. An Error refuses the plan."""
+class Severity(Told):
+    """How bad a finding is: Error, which refuses the plan, Warning or Info."""
 
     ERROR = "Error"
     WARNING = "Warning"
@@ -87,8 +86,8 @@ class Findings(Model):
     first: tuple[Finding, ...] = ()
 
 
-class Rung(StrEnum):
-    """The ways back, in the order in which they are tried."""
+class Rung(Told):
+    """A way back; they are tried in this order: Transaction, Undo, Down, Restore."""
 
     TRANSACTION = "Transaction"
     UNDO = "Undo"

@@ -7,6 +7,8 @@ itself with backoff; `Terminal` sets Stalled until spec, source, history or a re
 from enum import StrEnum
 from typing import NamedTuple
 
+from godwit.contract.base import Told
+
 
 class Kind(StrEnum):
     """What follows from a reason."""
@@ -24,12 +26,8 @@ class Advice(NamedTuple):
     next: str
 
 
-class Reason(StrEnum):
-    """CamelCase, as Kubernetes' API conventions ask of condition reasons.
-
-    One that a newer version wrote is read too, and written back as it was: an operator that was set back to
-    an older version, or the outcome of a newer one's step, must not be refused for it.
-    """
+class Reason(Told):
+    """CamelCase, as Kubernetes' API conventions ask of condition reasons."""
 
     # How things stand
     UP_TO_DATE = "UpToDate"
@@ -127,19 +125,6 @@ class Reason(StrEnum):
     # Godwit itself
     CONTRACT_MISMATCH = "ContractMismatch"
     INTERNAL_ERROR = "InternalError"
-
-    @classmethod
-    def _missing_(cls, value: object) -> "Reason | None":
-        if not isinstance(value, str):
-            return None
-        newer = str.__new__(cls, value)
-        newer._name_ = newer._value_ = value
-        return newer
-
-    @property
-    def known(self) -> bool:
-        """Whether this version has it."""
-        return self in CATALOGUE
 
     @property
     def advice(self) -> Advice:

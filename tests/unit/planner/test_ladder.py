@@ -75,6 +75,13 @@ def test_a_step_that_says_that_no_restore_is_possible_is_believed():
     assert said in rungs(fall(TWO.model_copy(update={"rungs": (said,)}), consent=YES))
 
 
+def test_a_rung_of_a_newer_version_is_told_last_as_it_was_said():
+    said = RungState(rung=Rung("Branch"), possible=True)
+    told = rungs(fall(TWO.model_copy(update={"rungs": (said,)})))
+    assert [s.rung for s in told] == [*Rung, "Branch"]
+    assert told[-1] == said
+
+
 def test_the_rung_that_was_taken_is_marked():
     states = {s.rung: s for s in taken(rungs(fall(TWO, consent=YES)), Rung.DOWN)}
     assert (states[Rung.DOWN].taken, states[Rung.RESTORE].taken) == (True, False)
