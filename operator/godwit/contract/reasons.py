@@ -244,7 +244,7 @@ CATALOGUE: dict[Reason, Advice] = {
     Reason.RESTORE_NOT_POSSIBLE: _t("A restore by swap is not possible here.", "See the message for what stands in the way."),
     Reason.RESTORE_FAILED: _t("The restore failed; the live database is as it was.", "Read the message."),
     Reason.SHARED_DATABASE: _t("Others share this database and have written since the backup.", "Restore by hand what is yours, or agree with the others."),
-    Reason.FENCE_LEFT: _t("The database is closed to connections, and the step could not open it again.", "Run the statement that the message shows."),
+    Reason.FENCE_LEFT: _t("The database is closed to connections, and the step could not open it again.", "Run the statements that the message shows, in another database of the server (`postgres`)."),
     Reason.CONTRACT_MISMATCH: _t("The step's image speaks another contract version than the controller.", "Use the same release for both."),
     Reason.INTERNAL_ERROR: _w("Godwit itself failed.", "Report it with the step's log; it is tried again."),
 }

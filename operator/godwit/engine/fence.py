@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 
 from godwit.contract.reasons import Reason
-from godwit.engine.errors import StepFailed, fail
+from godwit.engine.errors import StepFailed, fail, reason_of
 from godwit.engine.session import Session
 
 _MARK: Final = "Closed by Godwit"
@@ -24,6 +24,8 @@ _FORMER: Final = "Its comment was: "
 _POLL_SECONDS: Final = 0.05
 _PATIENCE_SECONDS: Final = 30
 _RETRY_SECONDS: Final = 0.5
+
+_GONE: Final = {Reason.CONNECTION_LOST, Reason.DATABASE_UNREACHABLE}
 
 _STANDS: Final = """
 SELECT datallowconn, shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s"""
@@ -47,6 +49,8 @@ class Fence:
         self.swapped = False
         self.in_doubt = False
         """Whether nobody has heard if the swap is done: the connection broke at its COMMIT."""
+        self.left: StepFailed | None = None
+        """Why the database was left closed, where it was."""
         self.expired = False
         self._timeout_ms = 0
         self._deadline = 0.0
@@ -56,7 +60,8 @@ class Fence:
     def closed(self, timeout_ms: int, on_expiry: Callable[[], None]) -> Iterator["Fence"]:
         """Closed for the block, lifted at its end unless the swap was done, and after *timeout_ms* anyway.
 
-        *on_expiry* stops what goes on behind the fence. Raises StepFailed(FenceLeft, RestoreNotPossible).
+        *on_expiry* stops what goes on behind the fence. Raises StepFailed(FenceLeft, ConnectionLost,
+        RestoreNotPossible).
         """
         timer = threading.Timer(timeout_ms / 1000, self._expire, (on_expiry,))
         timer.daemon = True
@@ -152,45 +157,66 @@ class Fence:
         deadline = time.monotonic() + _PATIENCE_SECONDS
         try:
             lift(self.session, self.database)
+        except psycopg.Error:
+            self.left = _unanswered(self.session, self.database)
         except StepFailed as failed:
-            last = failed
+            self.left = failed
         else:
             return
         while time.monotonic() < deadline:
             try:
                 with self._reconnect() as session:
                     lift(session, self.database)
-            except StepFailed as failed:
-                last = failed if failed.failure.reason is Reason.FENCE_LEFT else last
+            except (StepFailed, psycopg.Error) as error:
+                if isinstance(error, StepFailed) and error.failure.reason is Reason.FENCE_LEFT:
+                    self.left = error
                 time.sleep(_RETRY_SECONDS)
             else:
+                self.left = None
                 return
-        raise last
+        raise self.left
 
 
 def lift(session: Session, database: str) -> bool:
     """Open *database* again where Godwit closed it, with the comment that it had. Returns whether it did.
 
-    Raises StepFailed(FenceLeft) with the statement to run where that is not possible.
+    Raises StepFailed: FenceLeft with the statements to run where that may not be, ConnectionLost where the
+    connection broke meanwhile. Raises psycopg.Error where nobody knows yet whether it is closed.
     """
+    row = session.execute(_STANDS, [database]).fetchone()
+    if row is None or not (row[1] or "").startswith(_MARK):
+        return False
+    name, former = sql.Identifier(database), None
     try:
-        row = session.execute(_STANDS, [database]).fetchone()
-        if row is None or not (row[1] or "").startswith(_MARK):
-            return False
         former = json.loads(row[1].partition(_FORMER)[2] or "null")
-        name = sql.Identifier(database)
         with session.transaction():
             session.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
             session.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(name, sql.Literal(former)))
     except (psycopg.Error, ValueError) as error:
+        if isinstance(error, psycopg.Error) and reason_of(error, Reason.FENCE_LEFT) in _GONE:
+            raise _unanswered(session, database) from None
+        # The comment goes as well: with it, the next look would open what somebody closed on purpose.
+        comment = sql.SQL("COMMENT ON DATABASE {} IS {}; ").format(name, sql.Literal(former))
+        statements = f"{comment.as_string(session.conn)}{_opening(session, database)}"
         raise fail(
             Reason.FENCE_LEFT,
             f"The database {database} is closed to connections and could not be opened again: "
-            f"{type(error).__name__}. Let its owner run: {_opening(session, database)}",
+            f"{type(error).__name__}. In another database of the server, let its owner run: {statements}",
             standing=f"The database {database} is as it was, but closed to connections.",
-            hint=_opening(session, database),
+            hint=statements,
         ) from None
     return True
+
+
+def _unanswered(session: Session, database: str) -> StepFailed:
+    return fail(
+        Reason.CONNECTION_LOST,
+        f"The connection broke while {database} was closed to connections, and the server has not answered "
+        "since.",
+        standing=f"The database {database} is as it was, but closed to connections. The next attempt opens "
+        "it, and so does the next look at its PostgresDatabase.",
+        hint=_opening(session, database),
+    )
 
 
 def closed_by_others(session: Session, database: str) -> bool:

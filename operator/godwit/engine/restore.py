@@ -42,6 +42,7 @@ def restore_verb(ctx: StepContext, verb: RestoreInput) -> RestoreOutcome:
     FenceLeft, LockHeld, StateMoved, TooLate, StoreUnavailable, ConnectionLost and those of connecting.
     """
     names = Names.of(ctx.target.database, ctx.request.operation or verb.location)
+    standing = "Nothing was changed by this attempt."  # an earlier one may have left the database closed
     try:
         with (
             maintenance_session(ctx, names.live) as session,
@@ -49,6 +50,7 @@ def restore_verb(ctx: StepContext, verb: RestoreInput) -> RestoreOutcome:
         ):
             ctx.point("restore.start")
             lift(session, names.live)
+            standing = AS_IT_WAS
             done = _done_before(ctx, session, names)
             if done is not None:
                 ctx.resumed.set()
@@ -64,7 +66,7 @@ def restore_verb(ctx: StepContext, verb: RestoreInput) -> RestoreOutcome:
     except StoreError as error:
         raise fail(Reason.STORE_UNAVAILABLE, str(error), standing=AS_IT_WAS) from None
     except psycopg.Error as error:
-        raise from_postgres(error, default=Reason.RESTORE_FAILED, standing=AS_IT_WAS) from None
+        raise from_postgres(error, default=Reason.RESTORE_FAILED, standing=standing) from None
 
 
 def _done_before(ctx: StepContext, session: Session, names: Names) -> RestoreOutcome | None:
@@ -218,10 +220,10 @@ def _swap(job: _Job, session: Session, live: Session, restored: Session) -> Rest
         try:
             with fence.closed(job.verb.fence_timeout_ms, live.conn.cancel_safe):
                 outcome = _behind_fence(job, fence, live, restored)
-        except StepFailed as failed:
-            if not fence.in_doubt or failed.failure.reason is not Reason.FENCE_LEFT:
+        except StepFailed:
+            if fence.left is None or not fence.in_doubt:
                 raise
-            raise _in_doubt(names, failed) from None
+            raise _in_doubt(names, fence.left) from None
     ctx.point("restore.swapped")
     ctx.log.info("restore.swapped", message=f"the former database is {names.old}", old_database=names.old)
     return outcome

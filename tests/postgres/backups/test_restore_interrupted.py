@@ -174,11 +174,12 @@ def locks(restoring):
     )
 
 
-def test_a_fence_that_cannot_be_lifted_is_said_with_the_statement_to_run(restoring, database, monkeypatch):
+@pytest.mark.parametrize("by", ["the next attempt", "a look"])
+def test_a_fence_of_a_server_that_is_gone_is_lifted_once_it_is_back(restoring, database, monkeypatch, by):
     monkeypatch.setattr("godwit.engine.fence._PATIENCE_SECONDS", 1)
 
     def point(name):
-        if name == "restore.counted":
+        if name == "restore.before_swap":
             restoring.server.stop("immediate")
 
     try:
@@ -187,10 +188,58 @@ def test_a_fence_that_cannot_be_lifted_is_said_with_the_statement_to_run(restori
     finally:
         restoring.server.start()
     failure = failed.value.failure
-    assert failure.reason is Reason.FENCE_LEFT
-    assert failure.hint.endswith("ALLOW_CONNECTIONS true;")
-    restoring.server.psql(failure.hint)
+    assert (failure.reason, failure.terminal) == (Reason.CONNECTION_LOST, False)
+    assert "closed to connections. The next attempt opens it" in failure.standing
+    assert restoring.databases()[database.name] is False
+    if by == "a look":
+        check_verb(restoring.context("check"), CheckInput())
+        assert restoring.databases()[database.name] is True
     assert restoring.restore().lost_rows == 0
+
+
+def test_an_attempt_that_breaks_off_before_it_looked_does_not_say_that_the_database_is_open(
+    restoring, database
+):
+    assert restoring.restoring(fault="restore.fenced:kill").wait(60) == -signal.SIGKILL
+    restoring.wait_for(lambda: locks(restoring) == 0)
+
+    def point(name):
+        if name == "restore.start":
+            restoring.server.psql(
+                "SELECT pg_terminate_backend(pid, 10000) FROM pg_locks l JOIN pg_database d "
+                "ON d.oid = l.database WHERE locktype = 'advisory' AND datname = 'postgres'"
+            )
+
+    with pytest.raises(StepFailed) as failed:
+        restoring.restore(point=point)
+    assert restoring.databases()[database.name] is False
+    assert failed.value.failure.reason is Reason.CONNECTION_LOST
+    assert "open" not in failed.value.failure.standing
+    assert restoring.restore().lost_rows == 0
+
+
+def test_a_fence_that_may_not_be_lifted_is_said_with_the_statements_to_run(
+    database, role, make_restoring, monkeypatch
+):
+    monkeypatch.setattr("godwit.engine.fence._PATIENCE_SECONDS", 1)
+    owner = role("owner", createdb=True, owns=True)
+    made = make_restoring(user=owner)
+    made.comment = "The shop's"
+    made.server.psql(f"""COMMENT ON DATABASE "{database.name}" IS 'The shop''s'""")
+
+    def point(name):
+        if name == "restore.before_swap":
+            made.server.psql(f'ALTER DATABASE "{database.name}" OWNER TO postgres')
+
+    with pytest.raises(StepFailed) as failed:
+        made.restore(point=point)
+    failure = failed.value.failure
+    assert (failure.reason, failure.terminal) == (Reason.FENCE_LEFT, True)
+    assert "as it was, but closed" in failure.standing
+    assert made.databases()[database.name] is False
+    made.server.psql(failure.hint)
+    assert made.databases()[database.name] is True
+    assert made.server.psql(f"SELECT shobj_description({made.oid}, 'pg_database')") == made.comment
 
 
 @pytest.mark.parametrize("renamed", [True, False])
