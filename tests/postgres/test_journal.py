@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -291,3 +292,17 @@ def test_the_fence(database, session, expected, not_after, reason):
     with pytest.raises(StepFailed) as caught:
         check_fence(fenced, session)
     assert caught.value.failure.reason is reason
+
+
+def test_a_step_that_a_wrong_clock_makes_late_says_what_both_clocks_show(database, session):
+    journal.ensure(session)
+    now = datetime.now(UTC)
+    fenced = replace(
+        step(database.uri, not_after=now + timedelta(minutes=30)), clock=lambda: now + timedelta(hours=1)
+    )
+    with pytest.raises(StepFailed) as caught:
+        check_fence(fenced, session)
+    failure = caught.value.failure
+    assert failure.reason is Reason.TOO_LATE
+    assert f"Its node says {now + timedelta(hours=1):%FT%H:%M}" in failure.message
+    assert f"the database's server {now:%FT%H}" in failure.message

@@ -18,6 +18,8 @@ from godwit.engine.session import Session
 WAIT_SECONDS: Final = 10.0
 """As long as Prisma's own command line waits. An orphaned backend of a killed step is gone after some 2 s."""
 _POLL_SECONDS: Final = 0.2
+_ALIKE_SECONDS: Final = 60
+"""Clocks that differ by more do not show the same time."""
 _ATTEMPT: Final = re.compile(r"#\d+")
 
 # A bigint key shows in pg_locks as high half in classid, low half in objid, 1 in objsubid (manual, 54.12).
@@ -103,13 +105,17 @@ def check_fence(ctx: StepContext, session: Session) -> None:
     if request.not_after is not None:
         row = session.execute("SELECT clock_timestamp()").fetchone()
         server: datetime = row[0] if row else datetime.now(UTC)
-        now = max(ctx.clock(), server)
+        ours = ctx.clock()
+        now = max(ours, server)
         if now > request.not_after:
+            differ = abs(ours - server).total_seconds() > _ALIKE_SECONDS
             raise fail(
                 Reason.TOO_LATE,
                 f"The step got the lock at {utc(now)}, "
-                f"but was allowed to start until {utc(request.not_after)}.",
+                f"but was allowed to start until {utc(request.not_after)}."
+                + (f" Its node says {utc(ours)}, the database's server {utc(server)}." if differ else ""),
                 standing="Nothing was changed.",
+                hint="One of the two clocks is wrong: the later one counts." if differ else "",
             )
     if request.expected_journal is not None:
         head = journal.head_of_others(session, request.operation)

@@ -161,6 +161,7 @@ def test_backups_that_are_always_too_old_are_not_made_for_ever():
     own = run(status={"backup": f"shop-1-backup-{MAX_BACKUPS}"}, finalizers=HELD)
     decision = decide(seen(own, backup=backup(status={**DONE, "ended_at": ago(hours=2)})), NOW)
     assert (ended(decision), of(decision, Create)) == (("Failed", Reason.BACKUP_UNUSABLE), [])
+    assert f"ended at {ago(hours=2):%F %T} UTC by the database's clock" in decision.status.failure.message
 
 
 def test_with_a_usable_backup_it_applies_while_that_is_young_enough():
