@@ -156,13 +156,13 @@ def backup_need(run: MigrationRun, backup: DatabaseBackup | None, now: datetime)
     if backup.metadata.deleting or (told.ready and _too_old(run, backup, now)):
         number = int(name.rpartition("-")[2]) if name[-1].isdigit() else 1
         if number >= MAX_BACKUPS:
-            text = (
-                f"{number} backups were older than {run.spec.backup.max_age} or deleted before Apply: the last "
-                f"ended at {told.ended_at:%F %T} UTC by the database's clock, and it is {now:%F %T} UTC by the "
-                "cluster's. Raise `spec.backup.maxAge` of the PostgresDatabase, or set what clock is wrong."
-                if told.ended_at
-                else f"{number} backups were deleted before Apply."
-            )
+            text = f"{number} backups were deleted, or older than {run.spec.backup.max_age}, before Apply."
+            if told.ended_at is not None:
+                text += (
+                    f" The last ended at {told.ended_at:%F %T} UTC by the database's clock; by the cluster's "
+                    f"it is {now:%F %T} UTC. Where both are right, raise `spec.backup.maxAge` of the "
+                    "PostgresDatabase."
+                )
             return BackupNeed(failure=_useless(text))
         return BackupNeed(create=f"{backup_name(run)}-{number + 1}")
     if told.ready:
