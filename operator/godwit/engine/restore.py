@@ -19,7 +19,7 @@ from godwit.contract.request import BackupType, RestoreInput
 from godwit.engine import journal, ownership, swap
 from godwit.engine.build import build, verify_built
 from godwit.engine.context import StepContext
-from godwit.engine.errors import StepFailed, fail, from_postgres, utc
+from godwit.engine.errors import StepFailed, fail, from_postgres, reason_of, utc
 from godwit.engine.fence import Fence, closed_by_others, lift
 from godwit.engine.lock import check_fence, migration_lock
 from godwit.engine.loss_since import loss_refusal
@@ -283,14 +283,15 @@ def _behind_fence(job: _Job, fence: Fence, live: Session, restored: Session) -> 
             "what was written then was not counted.",
             standing=AS_IT_WAS,
         ) from None
-    except psycopg.errors.ObjectInUse as error:
-        raise fail(
-            Reason.RESTORE_NOT_POSSIBLE,
-            f"The databases cannot be renamed: {error.diag.message_primary}.",
-            standing=AS_IT_WAS,
-            hint="A prepared transaction, or a background worker, uses it.",
-        ) from None
     except psycopg.OperationalError as error:
+        if reason_of(error, Reason.RESTORE_NOT_POSSIBLE) is Reason.RESTORE_NOT_POSSIBLE:
+            raise fail(
+                Reason.RESTORE_NOT_POSSIBLE,
+                f"The databases cannot be renamed: {error.diag.message_primary}.",
+                standing=AS_IT_WAS,
+                hint="A prepared transaction or a background worker uses it, or an open transaction of "
+                "somebody else changes it (COMMENT ON DATABASE, ALTER DATABASE).",
+            ) from None
         raise from_postgres(
             error,
             default=Reason.CONNECTION_LOST,

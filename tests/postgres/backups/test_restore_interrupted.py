@@ -3,6 +3,7 @@
 import signal
 import threading
 
+import psycopg
 import pytest
 
 from godwit.contract.reasons import Reason
@@ -240,6 +241,27 @@ def test_a_fence_that_may_not_be_lifted_is_said_with_the_statements_to_run(
     made.server.psql(failure.hint)
     assert made.databases()[database.name] is True
     assert made.server.psql(f"SELECT shobj_description({made.oid}, 'pg_database')") == made.comment
+
+
+def test_a_rename_that_somebody_is_in_the_way_of_says_that_and_not_that_the_connection_broke(
+    restoring, database, monkeypatch
+):
+    rename = swap.rename_both
+    monkeypatch.setattr("godwit.engine.session.LOCK_TIMEOUT_MS", 300)
+
+    def kept_out(session, **names):
+        with psycopg.connect(restoring.server.uri("postgres")) as person:
+            person.execute(f"""COMMENT ON DATABASE "{database.name}" IS 'changed meanwhile'""")
+            try:
+                rename(session, **names)
+            finally:
+                person.rollback()
+
+    monkeypatch.setattr(swap, "rename_both", kept_out)
+    failure = restoring.failing()
+    assert failure.reason is Reason.RESTORE_NOT_POSSIBLE
+    assert "lock timeout" in failure.message
+    assert "open" in failure.standing
 
 
 @pytest.mark.parametrize("renamed", [True, False])
