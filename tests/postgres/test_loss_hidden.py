@@ -92,3 +92,29 @@ def test_where_the_server_counts_no_changes_nothing_is_said_to_be_lossless(proje
     ref = fails_at_the_end(project)
     database.psql("INSERT INTO base VALUES (8)")
     assert "track_counts is off" in refused(project, ref)
+
+
+def test_a_sequence_that_the_way_back_moves_is_not_moved_by_a_try(project, database):
+    """No rollback undoes setval: the application would be given numbers that it has already."""
+    project.write("001_base", "CREATE TABLE base (id serial PRIMARY KEY, x int);")
+    project.deploy()
+    down = "DELETE FROM base WHERE x = 7; SELECT pg_catalog.setval('base_id_seq', 1);"
+    project.write("002_seed", "INSERT INTO base (x) VALUES (7);", down)
+    ref = fails_at_the_end(project)
+    database.psql("INSERT INTO base (x) VALUES (8), (7)")
+    assert "moves a sequence" in refused(project, ref)
+    assert database.psql("SELECT last_value FROM base_id_seq") == "3"
+
+
+def test_rows_of_another_server_are_not_said_to_be_kept(project, database):
+    """Nothing can be counted there. Seen of a DELETE is its lock, which PREPARE takes as well."""
+    project.write("001_far", "CREATE TABLE base (id int);")
+    project.deploy()
+    database.psql(
+        "CREATE FOREIGN DATA WRAPPER away; CREATE SERVER far FOREIGN DATA WRAPPER away;"
+        "CREATE FOREIGN TABLE far_row (id int) SERVER far"
+    )
+    down = "PREPARE gone AS DELETE FROM far_row; DEALLOCATE gone; DELETE FROM base;"
+    project.write("002_seed", "INSERT INTO base VALUES (7);", down)
+    ref = fails_at_the_end(project)
+    assert "rows of far_row on another server" in refused(project, ref)

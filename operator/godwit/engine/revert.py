@@ -1,6 +1,7 @@
 """Taking migrations back by their down scripts, newest application first, each with its history row."""
 
 import contextlib
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -32,6 +33,8 @@ from godwit.engine.statementwise import Left, Progress, in_transaction, progress
 
 _UNCERTAIN: Final = "What was taken back before stays so; the journal in the database tells."
 _UNTOUCHED: Final = "Nothing was taken back by this step."
+_MOVES: Final = re.compile(r"\bsetval\b", re.IGNORECASE)
+"""Not transactional (PostgreSQL manual, section 9.17): the application would get numbers that it has."""
 
 
 def revert_verb(ctx: StepContext, verb: RevertInput) -> RevertOutcome:
@@ -116,6 +119,8 @@ class _Reverting:
         step = PlannedMigration(name, entry.checksum, parsed)
         if self.lossless and entry.detail["destructive"]:
             raise _lossy(name, "it destroyed or rewrote data, which its down.sql does not bring back")
+        if self.lossless and _MOVES.search(entry.down.text):
+            raise _lossy(name, "its down.sql moves a sequence (setval), which no rollback of a try undoes")
         if self.lossless and not in_transaction(self.session, step) and parsed.destructive:
             raise _lossy(name, "its down.sql destroys outside a transaction, where nothing can be counted")
         return step
