@@ -51,7 +51,7 @@ SELECT attrelid::bigint, attnum FROM pg_attribute
 _CHANGES: Final = """
 SELECT relid::bigint, n_tup_upd, n_tup_del FROM pg_stat_xact_user_tables WHERE n_tup_upd + n_tup_del > 0"""
 
-# Who writes to a table has this lock (manual, section 13.3.1). What is behind a foreign one nobody counts here.
+# Who writes to a table has this lock (manual, section 13.3.1). What a foreign one stands for is not counted.
 _FAR: Final = """
 SELECT c.oid::regclass::text FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
  WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.mode = 'RowExclusiveLock'
