@@ -101,3 +101,17 @@ def test_a_trigger_that_the_run_itself_made_counts_when_it_is_taken_back(project
     failure_of(lambda: project.apply("u9", plan=ref))
     failure, _ = failure_of(lambda: project.revert("u9", RevertScope.OPERATION, ref))
     assert (failure.reason, failure.migration) == (Reason.DATA_WOULD_BE_LOST, "002_rows")
+
+
+def test_a_way_back_outside_a_transaction_is_not_lossless_where_its_rows_set_off_what_destroys(project):
+    project.write("001_tables", TABLES + DESTROYS["a trigger"])
+    project.deploy()
+    down = "DROP INDEX CONCURRENTLY total_n; INSERT INTO item (id) VALUES (1);"
+    project.write("002_index", "CREATE INDEX total_n ON total (n);", down)
+    project.write("003_bad", "SELECT 1/0;", "SELECT 1;")
+    ref = project.plan()
+    failure_of(lambda: project.apply("u9", plan=ref))
+    failure, _ = failure_of(lambda: project.revert("u9", RevertScope.OPERATION, ref))
+    assert failure.reason is Reason.DATA_WOULD_BE_LOST
+    assert "outside a transaction, where nothing can be counted" in failure.message
+    assert project.database.psql("SELECT n FROM total") == "7"

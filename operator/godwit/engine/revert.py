@@ -15,6 +15,7 @@ from godwit.engine import journal, ownership
 from godwit.engine.attempt import attempt
 from godwit.engine.backfill import run_backfill
 from godwit.engine.batch import BATCH_ROLLED_BACK, batch_findings
+from godwit.engine.besides import destroys_besides
 from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed, fail
 from godwit.engine.execute import Part, transactional
@@ -121,7 +122,8 @@ class _Reverting:
             raise _lossy(name, "it destroyed or rewrote data, which its down.sql does not bring back")
         if self.lossless and _MOVES.search(entry.down.text):
             raise _lossy(name, "its down.sql moves a sequence (setval), which no rollback of a try undoes")
-        if self.lossless and not in_transaction(self.session, step) and parsed.destructive:
+        outside = self.lossless and not in_transaction(self.session, step)
+        if outside and (parsed.destructive or destroys_besides(self.session, parsed.adds)):
             raise _lossy(name, "its down.sql destroys outside a transaction, where nothing can be counted")
         return step
 
