@@ -4,6 +4,7 @@ import pytest
 
 from godwit.contract.reasons import Reason
 from godwit.contract.request import RevertScope
+from godwit.engine import loss
 from godwit.engine.errors import StepFailed
 
 
@@ -118,3 +119,29 @@ def test_rows_of_another_server_are_not_said_to_be_kept(project, database):
     project.write("002_seed", "INSERT INTO base VALUES (7);", down)
     ref = fails_at_the_end(project)
     assert "rows of far_row on another server" in refused(project, ref)
+
+
+@pytest.mark.parametrize(
+    "there", ["", "INSERT INTO base VALUES (7);"], ids=["nothing before", "rows of its own"]
+)
+def test_rows_that_come_between_the_try_and_the_way_back_are_not_lost(project, database, monkeypatch, there):
+    """The try locks nothing against writers: what it found is no longer so when it is over."""
+    project.write("001_base", "CREATE TABLE base (x int); INSERT INTO base VALUES (1);")
+    project.deploy()
+    project.write("002_seed", f"{there} SELECT 1;", "DELETE FROM base WHERE x >= 7;")
+    ref = fails_at_the_end(project)
+    seen = loss._changes
+
+    tried = []
+
+    def tries(session):
+        tried.append(session)
+        if len(tried) == 2:  # after the script has run in the savepoint
+            database.psql("INSERT INTO base VALUES (8)")
+        return seen(session)
+
+    monkeypatch.setattr(loss, "_changes", tries)
+    with pytest.raises(StepFailed) as failed:
+        project.revert("u9", RevertScope.OPERATION, ref)
+    assert failed.value.failure.reason is Reason.DATA_WOULD_BE_LOST
+    assert database.psql("SELECT count(*) FROM base WHERE x = 8") == "1"

@@ -3,11 +3,12 @@
 The down script is first run inside a savepoint, to see from the catalog what it really drops, rewrites,
 deletes or changes, cascades and all. Then it is undone, those tables are locked, and what is there is
 counted: rows that the migration's own transactions did not write. A row that was written again since counts
-even where only another of its columns changed: the answer errs on the side of the data.
+even where only another of its columns changed: the answer errs on the side of the data. Until the locks
+others could write: when the script has really run, it must have deleted and changed as much as in the try.
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from psycopg import sql
@@ -79,10 +80,33 @@ class _Table:
         return f"{self.schema}.{self.name}"
 
 
+@dataclass(frozen=True)
+class _Touched:
+    """What a script did to the rows of a table that it left there."""
+
+    updated: int
+    deleted: int
+    own: int
+    """Rows of the migration's own that are left."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What a try of a down script came to."""
+
+    lost: list[str]
+    """What it would lose, in words."""
+    known: frozenset[int] = frozenset()
+    """The tables that were there before it, by OID: what it makes itself has another each time."""
+    touched: dict[int, _Touched] = field(default_factory=dict)
+    begin: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """The transaction's counters after it; a savepoint's counts stay in them."""
+
+
 def lost_by(
     session: Session, down: Callable[[], None], txids: Collection[int], history: Collection[str]
-) -> list[str]:
-    """What *down* would lose, in words; empty when nothing. Inside an open transaction, which it leaves open.
+) -> Tried:
+    """What *down* would lose; no words when nothing. Inside an open transaction, which it leaves open.
 
     txids: the transactions that applied the migration (`txid_current()`); what only they wrote is no loss,
     because applying writes it again, and neither is what is in the tables named *history*. The tables
@@ -90,18 +114,16 @@ def lost_by(
     when this returns.
     """
     if session.execute("SHOW track_counts").fetchone() != ("on",):
-        return ["what nobody can tell, because the server counts no changes (track_counts is off)"]
+        return Tried(["what nobody can tell, because the server counts no changes (track_counts is off)"])
     before, changes_before, parts = _tables(session, history), _changes(session), _parts(session)
     session.execute("SAVEPOINT godwit_down")
     down()
+    session.execute("SET CONSTRAINTS ALL IMMEDIATE")  # as after the script itself: deferred triggers count
     far = session.execute(_FAR).fetchall()
-    after, changes, parts_after = _tables(session, history), _changes(session), _parts(session)
+    after, parts_after = _tables(session, history), _parts(session)
     own = [txid % 2**32 for txid in txids]
-    written = {
-        oid: _count(session, after[oid], own, _TRUE, own_rows=True)
-        for oid in after.keys() & changes.keys()
-        if changes[oid] != changes_before.get(oid)
-    }
+    kept = {oid: table for oid, table in after.items() if oid in before}
+    written = _touched(session, kept, own, changes_before)
     session.execute("ROLLBACK TO SAVEPOINT godwit_down")
     narrower = [oid for oid, numbers in parts.items() if numbers - parts_after.get(oid, numbers)]
     holding = _holding(session, narrower) if narrower else set()
@@ -119,11 +141,11 @@ def lost_by(
         session.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE").format(table.sql))
     losses = [f"rows of {name} on another server, so not countable" for (name,) in far]
     for oid, table in concerned.items():
-        kept = after.get(oid)
+        same = after.get(oid)
         if table.hidden and _some(session, oid):
             losses.append(f"rows of {table} that row security hides from the role, so not countable")
             continue
-        if kept is None or kept.file != table.file:
+        if same is None or same.file != table.file:
             count = _count(session, table, own, _TRUE)
             losses += [f"{count} rows of {table}"] if count else []
             continue
@@ -132,13 +154,33 @@ def lost_by(
             count = _count(session, table, own, _set(name, default, kind))
             losses += [f"{count} values of {table}.{name}"] if count else []
         if oid in written:
-            updated, deleted = (
-                n - o for n, o in zip(changes[oid], changes_before.get(oid, (0, 0)), strict=True)
-            )
-            ours = _count(session, table, own, _TRUE, own_rows=True) - written[oid]
-            others = updated + deleted - ours
+            did = written[oid]
+            ours = _count(session, table, own, _TRUE, own_rows=True) - did.own
+            others = did.updated + did.deleted - ours
             losses += [f"{others} rows of {table} that the down script deletes or changes"] if others else []
-    return losses
+    return Tried(losses, frozenset(before), written, _changes(session))
+
+
+def lost_since(session: Session, tried: Tried, txids: Collection[int], history: Collection[str]) -> list[str]:
+    """The tables of which the script, which has run now, deleted or changed other rows than in the try."""
+    tables = {oid: table for oid, table in _tables(session, history).items() if oid in tried.known}
+    done = _touched(session, tables, [txid % 2**32 for txid in txids], tried.begin)
+    differ = [oid for oid in tables if done.get(oid) != tried.touched.get(oid)]
+    return sorted(f"rows of {tables[oid]}" for oid in differ)
+
+
+def _touched(
+    session: Session, tables: dict[int, _Table], own: list[int], begin: dict[int, tuple[int, int]]
+) -> dict[int, _Touched]:
+    """What was done to the rows of *tables* since the transaction's counters stood at *begin*."""
+    now = _changes(session)
+    changed = {oid: now[oid] for oid in tables.keys() & now.keys() if now[oid] != begin.get(oid)}
+    found = {}
+    for oid, (updated, deleted) in changed.items():
+        updated_before, deleted_before = begin.get(oid, (0, 0))
+        left = _count(session, tables[oid], own, _TRUE, own_rows=True)
+        found[oid] = _Touched(updated - updated_before, deleted - deleted_before, left)
+    return found
 
 
 def _tables(session: Session, history: Collection[str]) -> dict[int, _Table]:

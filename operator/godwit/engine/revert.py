@@ -21,7 +21,7 @@ from godwit.engine.errors import StepFailed, fail
 from godwit.engine.execute import Part, transactional
 from godwit.engine.explain import explain
 from godwit.engine.journal import Event
-from godwit.engine.loss import lost_by
+from godwit.engine.loss import Tried, lost_by, lost_since
 from godwit.engine.model import PlannedMigration
 from godwit.engine.operation import Own, check_base, facts, planned_again
 from godwit.engine.resolve import take_back
@@ -66,6 +66,8 @@ class _Reverting:
         self.taken: list[str] = []
         self.next: dict[str, str] = {}
         """Which migration is the newest applied one when the one of the name is taken back; empty: none."""
+        self.tried: Tried | None = None
+        """What the last try came to, in the transaction that it was in."""
         self.lossless = verb.scope is RevertScope.OPERATION and not verb.policy.allow_data_loss
 
     def _choose(self) -> str:
@@ -172,7 +174,8 @@ class _Reverting:
                 self._begin(run, step)
                 self._prepare(step)
 
-            return Part(Piece.whole(step.name, step.run), lambda: self._taken(run, step), before)
+            piece = Piece.whole(step.name, step.run)
+            return Part(piece, lambda: self._taken(run, step), before, lambda: self._refuse_loss_since(step))
 
         transactional(run, [part(step) for step in self.steps], standing=BATCH_ROLLED_BACK)
         for step in self.steps:
@@ -211,16 +214,29 @@ class _Reverting:
         def down() -> None:
             send(self.session, step.run.body)
 
-        lost = lost_by(self.session, down, self.own.txids(step.name), self.ctx.format.TABLES)
+        self.tried = lost_by(self.session, down, self.own.txids(step.name), self.ctx.format.TABLES)
+        self._refuse(step, "since then was written", self.tried.lost)
+
+    def _refuse_loss_since(self, step: PlannedMigration) -> None:
+        """After the script, in its transaction. Raises StepFailed(DataWouldBeLost)."""
+        if self.tried is not None:
+            lost = lost_since(self.session, self.tried, self.own.txids(step.name), self.ctx.format.TABLES)
+            self._refuse(step, "just then was written", lost)
+
+    def _refuse(self, step: PlannedMigration, when: str, lost: Sequence[str]) -> None:
         if lost:
-            why = f"since then was written: {'; '.join(lost[:5])}"
-            raise _lossy(step.name, why, standing=self._standing(step.name))
+            raise _lossy(step.name, f"{when}: {'; '.join(lost[:5])}", standing=self._standing(step.name))
 
     def _one(self, run: Run, step: PlannedMigration) -> None:
         progress = progress_of(self.own.of(step.name), step, self.verb.verb)
         if progress.started is None and in_transaction(self.session, step):
             piece = Piece.whole(step.name, step.run)
-            part = Part(piece, lambda: self._taken(run, step), lambda: self._prepare(step))
+            part = Part(
+                piece,
+                lambda: self._taken(run, step),
+                lambda: self._prepare(step),
+                lambda: self._refuse_loss_since(step),
+            )
             transactional(run, [part], standing=self._standing(step.name))
             return
         if progress.started is None:
