@@ -6,7 +6,7 @@ from failing import failure_of
 
 from godwit.contract.policy import TransactionMode
 from godwit.contract.reasons import Reason
-from godwit.contract.request import ApplyInput
+from godwit.contract.request import ApplyInput, RevertScope
 
 USERS = """
 CREATE TABLE users (id int PRIMARY KEY, name text, mail text, token uuid UNIQUE,
@@ -14,6 +14,18 @@ CREATE TABLE users (id int PRIMARY KEY, name text, mail text, token uuid UNIQUE,
 INSERT INTO users SELECT n * 3, n FROM generate_series(1, 50) n;
 """
 BATCHED = "-- godwit: batched by id size 7\n"
+
+
+class Once:
+    """A point at which the step breaks off, when it is reached for the nth time."""
+
+    def __init__(self, name, nth):
+        self.name, self.left = name, nth
+
+    def __call__(self, name):
+        self.left -= name == self.name
+        if self.left == 0:
+            raise RuntimeError(name)
 
 
 def prepared(project, sql, name="002_fill"):
@@ -51,6 +63,28 @@ def test_delete_and_insert_select_run_in_batches_too(project):
     )
     assert project.deploy("u2").applied == 3
     assert project.database.psql("SELECT count(*), count(DISTINCT id) FROM copy") == "25|25"
+
+
+@pytest.mark.parametrize("others", [0, 1], ids=["nobody else wrote", "somebody else wrote"])
+def test_what_all_batches_of_an_insert_wrote_is_its_own_when_it_is_taken_back(project, others):
+    project.write("001_users", USERS + "CREATE TABLE copy (id int, name text);")
+    project.deploy()
+    insert = "-- godwit: batched by id size 7\nINSERT INTO copy SELECT id, name FROM users;"
+    project.write("002_copied", insert, "DELETE FROM copy;")
+    project.write("003_bad", "SELECT 1/0;")
+    ref = project.plan()
+    project.point = Once("apply.after_batch", 3)
+    with pytest.raises(RuntimeError):
+        project.apply("u9", plan=ref)
+    project.point = lambda _: None
+    failure_of(lambda: project.apply("u9", plan=ref))
+    project.database.psql(f"INSERT INTO copy SELECT 1 FROM generate_series(1, {others})")
+    if not others:
+        assert project.revert("u9", RevertScope.OPERATION, ref).reverted == 1
+        return
+    failure, _ = failure_of(lambda: project.revert("u9", RevertScope.OPERATION, ref))
+    assert failure.reason is Reason.DATA_WOULD_BE_LOST
+    assert "1 rows of public.copy" in failure.message
 
 
 def test_rows_go_by_a_uuid_too_and_an_empty_table_is_done_at_once(project):

@@ -26,6 +26,8 @@ from godwit.engine.undo import Undone
 
 _LOOK_SECONDS: Final = 1.0
 _TELL_SECONDS: Final = 1.0
+_MOST_KEPT: Final = 1_000
+"""Batches of an INSERT whose transactions the journal keeps: its row is written anew with each batch."""
 
 
 def run_backfill(
@@ -66,6 +68,7 @@ class _Backfill:
         self.upto: str = row.detail["upTo"] if row else ""
         self.end: str = row.detail["end"] if row else ""
         self.batches: int = row.detail["batches"] if row else 0
+        self.txids: list[int] = list(row.detail.get("txids", ())) if row else []
 
     def partly(self) -> str:
         """How far it got, for people; nothing where no batch was committed."""
@@ -139,11 +142,14 @@ class _Backfill:
         piece = Piece(
             self.planned.name, self.planned.run.script.path, body, self.statement.offset, (self.statement,)
         )
-        row_id = self.row_id
+        row_id, txids = self.row_id, self.txids
 
         def done() -> None:
-            nonlocal row_id
-            detail = {"upTo": high, "end": self.end, "batches": self.batches + 1}
+            nonlocal row_id, txids
+            detail: dict[str, Any] = {"upTo": high, "end": self.end, "batches": self.batches + 1}
+            if self.statement.tag == "InsertStmt":  # the others destroy, and are not taken back by counting
+                txids = [*self.txids, *self.txid()][:_MOST_KEPT]
+                detail["txids"] = txids
             if self.row_id:
                 journal.advance(self.run.session, self.row_id, detail)
             else:
@@ -151,8 +157,12 @@ class _Backfill:
 
         standing = f"This batch was rolled back. {self.standing}"
         transactional(self.run, [Part(piece, done)], standing=standing)
-        self.row_id, self.upto, self.batches = row_id, high, self.batches + 1
+        self.row_id, self.upto, self.batches, self.txids = row_id, high, self.batches + 1, txids
         self.run.point("after_batch")
+
+    def txid(self) -> tuple[int, ...]:
+        """The number of the open transaction: rows that it wrote are the migration's own (`loss`)."""
+        return self.run.session.execute("SELECT txid_current()").fetchone() or ()
 
     def wait_for_standbys(self) -> None:
         """Until none is further behind than the policy allows; holds nothing meanwhile."""

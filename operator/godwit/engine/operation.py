@@ -91,9 +91,10 @@ class Own:
         return self._by_migration.get(name, ())
 
     def txids(self, name: str) -> list[int]:
-        """Numbers of the transactions in which it applied the migration."""
+        """Numbers of the transactions in which it applied the migration, as far as the journal keeps them."""
         events = {Event.APPLIED, Event.STATEMENT}
-        return [entry.txid for entry in self.of(name) if entry.event in events]
+        found = [entry.txid for entry in self.of(name) if entry.event in events]
+        return found + [n for e in self.of(name) if e.event is Event.BATCH for n in e.detail.get("txids", ())]
 
     def unfinished(self, verb: str) -> str:
         """Name of a migration that it began outside a transaction and did not end, or nothing."""
