@@ -156,7 +156,7 @@ class Fence:
     def _lift(self) -> None:
         deadline = time.monotonic() + _PATIENCE_SECONDS
         try:
-            lift(self.session, self.database)
+            lift(self.session, self.database, ours=True)
         except psycopg.Error:
             self.left = _unanswered(self.session, self.database)
         except StepFailed as failed:
@@ -166,7 +166,7 @@ class Fence:
         while time.monotonic() < deadline:
             try:
                 with self._reconnect() as session:
-                    lift(session, self.database)
+                    lift(session, self.database, ours=True)
             except (StepFailed, psycopg.Error) as error:
                 if isinstance(error, StepFailed) and error.failure.reason is Reason.FENCE_LEFT:
                     self.left = error
@@ -177,18 +177,21 @@ class Fence:
         raise self.left
 
 
-def lift(session: Session, database: str) -> bool:
+def lift(session: Session, database: str, *, ours: bool = False) -> bool:
     """Open *database* again where Godwit closed it, with the comment that it had. Returns whether it did.
 
+    *ours*: it was closed by this process, so also where somebody has given it another comment meanwhile.
     Raises StepFailed: FenceLeft with the statements to run where that may not be, ConnectionLost where the
     connection broke meanwhile. Raises psycopg.Error where nobody knows yet whether it is closed.
     """
     row = session.execute(_STANDS, [database]).fetchone()
-    if row is None or not (row[1] or "").startswith(_MARK):
+    marked = row is not None and (row[1] or "").startswith(_MARK)
+    if row is None or not (marked or (ours and not row[0])):
         return False
-    name, former = sql.Identifier(database), None
+    name, former = sql.Identifier(database), None if marked else row[1]
     try:
-        former = json.loads(row[1].partition(_FORMER)[2] or "null")
+        if marked:
+            former = json.loads(row[1].partition(_FORMER)[2] or "null")
         with session.transaction():
             session.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
             session.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(name, sql.Literal(former)))

@@ -243,6 +243,16 @@ def test_a_fence_that_may_not_be_lifted_is_said_with_the_statements_to_run(
     assert made.server.psql(f"SELECT shobj_description({made.oid}, 'pg_database')") == made.comment
 
 
+def test_a_database_whose_comment_somebody_changed_meanwhile_is_opened_all_the_same(restoring, database):
+    def point(name):
+        if name == "restore.counted":
+            restoring.server.psql(f"COMMENT ON DATABASE \"{database.name}\" IS 'The shop'")
+            raise psycopg.OperationalError
+
+    restoring.comment = "The shop"
+    assert "open" in restoring.failing(point=point).standing
+
+
 def test_a_rename_that_somebody_is_in_the_way_of_says_that_and_not_that_the_connection_broke(
     restoring, database, monkeypatch
 ):
