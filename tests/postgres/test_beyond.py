@@ -44,6 +44,10 @@ CREATE FUNCTION one_more(int, text[] DEFAULT '{}') RETURNS int IMMUTABLE LANGUAG
 CREATE FUNCTION "Mine"() RETURNS bool LANGUAGE sql AS 'SELECT true';
 CREATE FUNCTION told() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
 CREATE TABLE by_default (id int DEFAULT one_more(3), n int DEFAULT nextval('number'));
+CREATE FUNCTION two(int) RETURNS int LANGUAGE sql AS 'SELECT 2';
+CREATE FUNCTION two(varchar(9)) RETURNS int LANGUAGE sql AS 'SELECT 2';
+CREATE TABLE by_two (id int DEFAULT two(3));
+CREATE TABLE by_text (id int DEFAULT two('3'::varchar));
 CREATE TABLE by_check (id int CHECK (one_more(id) > 0));
 CREATE TABLE by_index (id int);
 CREATE INDEX ON by_index (one_more(id));
@@ -147,6 +151,15 @@ DROP TYPE side.kind CASCADE
 DROP DOMAIN cents CASCADE
 DROP FUNCTION one_more CASCADE
 DROP FUNCTION one_more(int, text[]) CASCADE
+DROP FUNCTION two(int) CASCADE
+DROP FUNCTION public.two(varchar(20)) CASCADE
+DROP FUNCTION IF EXISTS two(no_type) CASCADE
+DROP FUNCTION IF EXISTS nowhere.two CASCADE
+DROP TYPE IF EXISTS nowhere.kind, no_type CASCADE
+DROP SCHEMA IF EXISTS nowhere CASCADE
+DROP COLLATION IF EXISTS nowhere.plain CASCADE
+DROP EXTENSION IF EXISTS nowhere CASCADE
+DROP SEQUENCE IF EXISTS nowhere.number CASCADE
 DROP FUNCTION "Mine"() CASCADE
 DROP FUNCTION told, same CASCADE
 DROP COLLATION plain CASCADE

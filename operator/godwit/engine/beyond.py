@@ -3,6 +3,7 @@
 Each of these was seen in pg_locks of PostgreSQL 15, 16 and 18.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -60,7 +61,7 @@ class Kind(StrEnum):
 class Beyond:
     """From *name*, as SQL, *way* leads to tables, which are locked in *mode*.
 
-    *part*: only from this column of the table, or this constraint (*kind*).
+    *part*: only from this column of the table, or this constraint (*kind*); the types that a function takes.
     """
 
     name: str
@@ -220,19 +221,21 @@ def _dropped(node: Node) -> Iterator[Beyond]:
                 pass
         # Without CASCADE nothing goes with these but what is refused.
         if _cascades(node) and kind in _KINDS:
-            yield Beyond(_named(item), ACCESS_EXCLUSIVE, Way.DEPENDENT, kind=_KINDS[kind])
+            yield Beyond(_named(item), ACCESS_EXCLUSIVE, Way.DEPENDENT, _taken(item), _KINDS[kind])
 
 
 def _named(item: Node) -> str:
-    """A function with the types that it takes, where they are given: `f(pg_catalog.int4)`."""
-    function = item.get("ObjectWithArgs")
-    if function is None:
-        return sql_name(strings(item))
-    name = sql_name(strings(function["objname"]))
+    return sql_name(strings(item.get("ObjectWithArgs", {}).get("objname") or item))
+
+
+def _taken(item: Node) -> str:
+    """The types that a function takes, where they are given, as a list in JSON."""
+    function = item.get("ObjectWithArgs", {"args_unspecified": True})
     if "args_unspecified" in function:
-        return name
-    types = (arg.get("TypeName", {}) for arg in function.get("objargs", ()))
-    return f"{name}({', '.join(sql_name(strings(t['names'])) + '[]' * ('arrayBounds' in t) for t in types)})"
+        return ""
+    types = [arg.get("TypeName", {}) for arg in function.get("objargs", ())]
+    names = [sql_name(strings(t.get("names", []))) + "[]" * ("arrayBounds" in t) for t in types]
+    return json.dumps(names)
 
 
 def _heirs(range_var: Node, mode: str) -> Iterator[Beyond]:

@@ -7,9 +7,9 @@ those whose index, default, condition, trigger, policy or column goes, among the
 from typing import Final
 
 # Reads `asked` (name, oid of a relation, conflicts, way, part, kind); gives `dependents` (relation,
-# conflicts).
-# A view's rule stands for the view. From a type, by the ways `columns` and `typed`, it goes to tables and no
-# further: by their columns, or as a whole where they are OF it.
+# conflicts). The types that a function takes are a list in JSON: before PostgreSQL 16 to_regprocedure fails
+# where one of them is not there. A view's rule stands for the view. From a type, by the ways `columns` and
+# `typed`, it goes to tables and no further: by their columns, or as a whole where they are OF it.
 DEPENDENTS: Final = """
 begun AS (
   SELECT o.class, o.oid, o.sub, a.way, a.conflicts
@@ -21,10 +21,15 @@ begun AS (
       UNION ALL SELECT 'pg_constraint'::regclass, oid, 0 FROM pg_constraint
                  WHERE a.kind = 'pg_constraint' AND conrelid = a.oid AND conname = a.part
       UNION ALL SELECT 'pg_type'::regclass, to_regtype(a.name), 0 WHERE a.kind = 'pg_type'
-      UNION ALL SELECT 'pg_proc'::regclass,
-                       CASE WHEN a.name LIKE '%%(%%' THEN to_regprocedure(a.name)::oid
-                            ELSE to_regproc(a.name) END, 0
+      UNION ALL SELECT 'pg_proc'::regclass, p.oid, 0
+                  FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
                  WHERE a.kind = 'pg_proc'
+                   AND (quote_ident(p.proname) = a.name AND pg_function_is_visible(p.oid)
+                        OR format('%%I.%%I', n.nspname, p.proname) = a.name)
+                   AND (a.part = '' OR p.proargtypes::text = (
+                        SELECT coalesce(string_agg(coalesce(to_regtype(t)::oid, 0)::text, ' ' ORDER BY i), '')
+                          FROM json_array_elements_text(CASE a.kind WHEN 'pg_proc' THEN a.part END::json)
+                               WITH ORDINALITY AS taken (t, i)))
       UNION ALL SELECT 'pg_namespace'::regclass, to_regnamespace(a.name), 0 WHERE a.kind = 'pg_namespace'
       UNION ALL SELECT 'pg_collation'::regclass, to_regcollation(a.name), 0 WHERE a.kind = 'pg_collation'
       UNION ALL SELECT 'pg_extension'::regclass, oid, 0 FROM pg_extension
