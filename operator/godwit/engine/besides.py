@@ -19,8 +19,8 @@ _ANY: Final = Repeated(
     """
 SELECT EXISTS (SELECT FROM pg_proc WHERE oid >= 16384 AND provolatile = 'v' AND prolang NOT IN (12, 13))
     OR EXISTS (SELECT FROM pg_rewrite WHERE oid >= 16384 AND ev_type = '3')
-    OR EXISTS (SELECT FROM pg_class WHERE relkind = 'v' AND oid = ANY (
-                   ARRAY(SELECT to_regclass(name)::oid FROM json_array_elements_text(%(tables)s::json) AS name)))""",
+    OR EXISTS (SELECT FROM pg_class WHERE relkind = 'v' AND oid = ANY (ARRAY(
+                  SELECT to_regclass(name)::oid FROM json_array_elements_text(%(tables)s::json) AS name)))""",
     tables="json",
 )
 # Rows that are added to a partitioned table, or through a view, are added to others. Of a trigger's events
