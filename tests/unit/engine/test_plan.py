@@ -100,6 +100,8 @@ def test_a_named_target_is_the_last_that_is_applied():
 def test_an_unknown_target_is_refused():
     made = plan(source("1"), history("1"), target="nope")
     assert (reasons(made), made.direction) == ([Reason.TARGET_NOT_FOUND], None)
+    # A format may name its migrations otherwise than its files.
+    assert made.findings[0].message == "No migration of the source is named nope. Its newest is named 1."
 
 
 def test_a_lower_target_goes_down_newest_application_first():
