@@ -230,6 +230,8 @@ class DatabaseMigrationStatus(Status):
     plan_key: str = ""
     """What was planned last: generation, source, database, request. Another key, another plan."""
     planned_at: datetime | None = None
+    requested_at: str = ""
+    """The annotation `godwit.dev/requested-at` as it was seen last; taking it away asks for nothing."""
     failure: Failure | None = None
     """Why it is Stalled."""
     hold: str = ""

@@ -55,7 +55,7 @@ class MigrationSeen:
 
 def decide(seen: MigrationSeen, now: datetime) -> Decision:
     """In reading order: what forbids planning, a run under way, a due plan, what the plan asks for."""
-    seen = replace(seen, migration=noticed(seen.migration, seen.runs, seen.restores))
+    seen = replace(seen, migration=_asked(noticed(seen.migration, seen.runs, seen.restores)))
     status, database = seen.migration.status, seen.database
     if seen.migration.metadata.deleting:
         freed = _orphaned(seen)
@@ -75,6 +75,13 @@ def decide(seen: MigrationSeen, now: datetime) -> Decision:
     return _settled(seen, database, key, now)
 
 
+def _asked(migration: DatabaseMigration) -> DatabaseMigration:
+    """With the request in its status: to take the annotation away again, as Flux does, asks for nothing."""
+    requested = migration.metadata.annotations.get(REQUESTED_AT) or migration.status.requested_at
+    told = migration.status.model_copy(update={"requested_at": requested})
+    return migration.model_copy(update={"status": told})
+
+
 def plan_key(seen: MigrationSeen) -> str:
     """What a plan is for: this generation, this source content, this database, this request."""
     meta = seen.migration.metadata
@@ -84,7 +91,7 @@ def plan_key(seen: MigrationSeen) -> str:
             "generation": meta.generation,
             "source": seen.source.content or (source.image.to_json() if source.image else ""),
             "database": [database.metadata.uid, database.metadata.generation] if database else [],
-            "requested": meta.annotations.get(REQUESTED_AT, ""),
+            "requested": meta.annotations.get(REQUESTED_AT) or seen.migration.status.requested_at,
         }
     )[:16]
 
