@@ -235,7 +235,8 @@ class DatabaseMigrationStatus(Status):
     failure: Failure | None = None
     """Why it is Stalled."""
     hold: str = ""
-    """Plan key under which a run failed or a restore came in between; nothing runs until the key changes."""
+    """Plan key under which a run failed, or the own part of that before a restore: without the database.
+    Nothing runs until it changes."""
     retries: int = 0
     """Runs in a row that ended because the database or the plan had moved meanwhile; they are planned
     again."""

@@ -13,7 +13,7 @@ from godwit.contract.outcome import CheckOutcome, Failure, PlanOutcome
 from godwit.contract.policy import Environment
 from godwit.contract.reasons import Reason
 from godwit.planner import runs
-from godwit.planner.aftermath import noticed
+from godwit.planner.aftermath import OWN_PART, holds, noticed
 from godwit.planner.conditions import Stand, Verdict, decided
 from godwit.planner.decision import (
     GONE,
@@ -83,17 +83,16 @@ def _asked(migration: DatabaseMigration) -> DatabaseMigration:
 
 
 def plan_key(seen: MigrationSeen) -> str:
-    """What a plan is for: this generation, this source content, this database, this request."""
+    """What a plan is for: this generation, this source content, this request; and this database."""
     meta = seen.migration.metadata
     source, database = seen.migration.spec.source, seen.database
-    return digest(
-        {
-            "generation": meta.generation,
-            "source": seen.source.content or (source.image.to_json() if source.image else ""),
-            "database": [database.metadata.uid, database.metadata.generation] if database else [],
-            "requested": meta.annotations.get(REQUESTED_AT) or seen.migration.status.requested_at,
-        }
-    )[:16]
+    own = {
+        "generation": meta.generation,
+        "source": seen.source.content or (source.image.to_json() if source.image else ""),
+        "requested": meta.annotations.get(REQUESTED_AT) or seen.migration.status.requested_at,
+    }
+    place = [database.metadata.uid, database.metadata.generation] if database else []
+    return digest(own)[:OWN_PART] + digest(place)[:8]
 
 
 def _refused(seen: MigrationSeen) -> Failure | None:
@@ -226,7 +225,7 @@ def _planned(
     update: dict[str, object] = {"steps": (progress.record,), "plan_key": key, "planned_at": now}
     update["plan"] = None
     mended = found is not None and runs.plan_ref(found) is None and not _verify_failed(status)
-    if status.hold != key or (failure is None and mended):
+    if not holds(status.hold, key) or (failure is None and mended):
         update |= {"hold": "", "failure": failure}
     if found is not None and checked is not None:
         document = runs.document_name(seen.migration, found)
@@ -313,7 +312,7 @@ def runnable(seen: MigrationSeen, key: str) -> bool:
         and plan.ref is not None
         and status.pending + plan.resolutions > 0
         and status.failure is None
-        and status.hold != key
+        and not holds(status.hold, key)
         and not seen.migration.spec.suspend
         and all(run.status.released for run in seen.runs)
     )

@@ -5,10 +5,11 @@ import pytest
 from godwit.api.common import REQUESTED_AT
 from godwit.api.migration import RunSummary
 from godwit.contract.reasons import Reason
+from godwit.planner.aftermath import holds
 from godwit.planner.decision import Create, SourceSeen, StartStep
 from godwit.planner.migration import decide, plan_key
 
-from .builders import IDENTITY, NOW, ago, failure, finished, later, of, only, restore, stand
+from .builders import IDENTITY, NOW, ago, database, failure, finished, later, of, only, restore, stand
 from .migrations import CHECKED, KEY, PLANNED, SOURCE, answered, done, found, seen
 
 
@@ -65,7 +66,24 @@ def test_a_failed_plan_while_it_is_held_does_not_hide_why_it_is_held():
 def test_what_a_restore_took_away_is_held(planned_at):
     swapped = restore(status={"ended_at": ago(minutes=1), "identity": IDENTITY, "current": "m0"})
     decision = decide(seen({**PLANNED, "planned_at": planned_at}, restores=(swapped,)), NOW)
-    assert (decision.status.hold, decision.status.failure.reason) == (KEY, Reason.RESTORED_HOLD)
+    assert (holds(decision.status.hold, KEY), decision.status.failure.reason) == (True, Reason.RESTORED_HOLD)
+
+
+def test_what_a_restore_took_away_stays_held_when_the_postgresdatabase_is_edited():
+    swapped = restore(status={"ended_at": ago(minutes=1), "identity": IDENTITY, "current": "m0"})
+    held = dict(decide(seen(PLANNED, restores=(swapped,)), NOW).status)
+    edited = {"base": database(generation=2), "restores": (swapped,)}
+    decision = answered(finished(CHECKED, found()), held, **edited)
+    assert decision.status.failure.reason == Reason.RESTORED_HOLD
+    assert [e for e in of(decision, Create) if e.manifest["kind"] == "MigrationRun"] == []
+    mended = answered(finished(CHECKED, found()), held, **edited, source=SourceSeen("mended", SOURCE.files))
+    assert "MigrationRun" in [e.manifest["kind"] for e in of(mended, Create)]
+
+
+def test_what_a_run_could_not_do_is_tried_again_when_the_postgresdatabase_is_edited():
+    held = {**HELD_BACK, "planned_at": ago(hours=1)}
+    decision = answered(finished(CHECKED, found()), held, base=database(generation=2))
+    assert "MigrationRun" in [e.manifest["kind"] for e in of(decision, Create)]
 
 
 def test_a_request_that_is_taken_away_again_lifts_no_hold_and_asks_for_no_plan():
