@@ -1,8 +1,9 @@
 """The one walk: observe, decide, report, act, and again."""
 
 import asyncio
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,7 +32,7 @@ from godwit.controller.references import CONFIG_MAP, References
 from godwit.controller.slots import NoSlotError, Slots
 from godwit.planner import backup, database, migration, restore, run
 from godwit.planner.conditions import Verdict, conditions
-from godwit.planner.decision import Decision, Emit
+from godwit.planner.decision import Decision, Effect, Emit, SetFinalizer
 from godwit.planner.step import backoff, overdue
 
 log = structlog.get_logger("godwit.controller")
@@ -84,7 +85,7 @@ class Controller:
         self.metrics = Metrics(self.queue, self.slots)
         self._cluster = cluster
         self._observer = Observer(cluster, image)
-        self._actor = Actor(cluster, self.slots)
+        self._actor = Actor(cluster, self.slots, self._made)
         self._references = References()
         self._workers = workers
         self._now = now
@@ -107,6 +108,12 @@ class Controller:
         for concerned in self._references.concerned(key):
             tells = concerned.kind in {DatabaseMigration.KIND, PostgresDatabase.KIND}
             self._wake(concerned, after=LATER if tells and not ended else 0.0)
+
+    def _made(self, manifest: Manifest) -> None:
+        """A pass has made an object: its own first pass comes before the maker's next, not with its event."""
+        meta = manifest["metadata"]
+        if not self._references.knows(Key(manifest["kind"], meta["namespace"], meta["name"])):
+            self.changed(manifest)
 
     def gone(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
         """An object of ours, or a ConfigMap, was deleted: the one with this uid, or whichever it was."""
@@ -204,8 +211,11 @@ class Controller:
         done = [effect for effect in decision.effects if not isinstance(effect, Emit)]
         told = asyncio.gather(*said)  # nothing waits for an event of Kubernetes, and it never fails
         try:
-            for effect in done:
-                await self._actor.act(about, effect)
+            for some in together(done):
+                acts = (self._actor.act(about, effect) for effect in some)
+                for error in await asyncio.gather(*acts, return_exceptions=True):
+                    if error is not None:
+                        raise error
         except NotDoneError as error:
             self._not_done[key] = error.failure
             await self._report(manifest, decision.status, error.failure)
@@ -268,6 +278,19 @@ def _steps_of(seen: Seen) -> tuple[Resource, dict[str, Any]]:
             return seen.backup, seen.steps
         case restore.RestoreSeen():
             return seen.restore, seen.steps
+
+
+def together(effects: Iterable[Effect]) -> Iterator[list[Effect]]:
+    """The effects in their order, those together that may be carried out at once.
+
+    Finalizers that are put on are: none of them says anything without the others. They are taken off one
+    after the other, the object's own last.
+    """
+    for put_on, some in itertools.groupby(effects, lambda e: isinstance(e, SetFinalizer) and e.present):
+        if put_on:
+            yield list(some)
+        else:
+            yield from ([effect] for effect in some)
 
 
 def _own(status: dict[str, Any]) -> dict[str, Any]:
