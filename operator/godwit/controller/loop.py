@@ -41,6 +41,11 @@ ECHO = 2.0
 """Seconds until an object is looked at whose event says nothing that its own pass did not write."""
 LATER = 1.0
 """The same for a step of which something else than its end was seen."""
+CHECKED = 0.2
+"""The same for a database whose Check has ended.
+
+In a first deploy the plan ends with it, and what comes of that, up to the backup's Job, goes first.
+"""
 NO_SLOT = 15.0
 """The same for one that waits for a slot, should whoever was woken before it have no use for one."""
 AT_ONCE = 3
@@ -129,7 +134,8 @@ class Controller:
 
     def step_changed(self, kind: str, namespace: str, name: str, *, ended: bool = True) -> None:
         """A Job, pod or process of the step of that object changed; its end is what is waited for."""
-        self._wake(Key(kind, namespace, name), after=0.0 if ended else LATER)
+        at_once = CHECKED if kind == PostgresDatabase.KIND else 0.0
+        self._wake(Key(kind, namespace, name), after=at_once if ended else LATER)
 
     def _wake(self, key: Key, *, after: float = 0.0) -> None:
         """What was never seen has an event of its own to come; what is gone has none.

@@ -11,7 +11,7 @@ from godwit.cluster.local import LocalCluster
 from godwit.cluster.port import ConflictError, GoneError, Manifest, RefusedError
 from godwit.contract.reasons import Reason
 from godwit.controller.act import Actor, NotDoneError
-from godwit.controller.loop import ECHO, Controller, together, utc_now
+from godwit.controller.loop import CHECKED, ECHO, Controller, together, utc_now
 from godwit.controller.queue import Key
 from godwit.controller.slots import Slots
 from godwit.planner.decision import (
@@ -164,6 +164,30 @@ async def test_who_takes_an_object_does_not_wake_it_before_what_it_was_taken_for
     bench.controller.changed(taken)
     assert queue.take() is None
     bench.time = ECHO
+    assert queue.take() == KEY
+
+
+async def test_of_a_check_and_a_plan_that_end_together_the_plan_goes_first(cluster: Cluster):
+    bench = Bench(cluster)
+    queue = bench.controller.queue
+    plan = Key("DatabaseMigration", NAMESPACE, "books")
+    migration = {
+        "apiVersion": "godwit.dev/v1alpha1",
+        "kind": plan.kind,
+        "metadata": {"name": plan.name, "namespace": NAMESPACE},
+        "spec": {"databaseRef": {"name": "shop"}, "source": {"configMaps": [{"name": "books"}]}},
+    }
+    for manifest in (DATABASE, migration):
+        bench.controller.changed(cluster.apply(manifest))
+    while (key := queue.take()) is not None:
+        queue.done(key, after=None)
+    bench.time = 10.0
+    for key in (KEY, plan):
+        bench.controller.step_changed(*_place(key), ended=True)
+    assert queue.take() == plan
+    queue.done(plan, after=None)
+    assert queue.take() is None
+    bench.time += CHECKED
     assert queue.take() == KEY
 
 
