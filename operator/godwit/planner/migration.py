@@ -255,7 +255,9 @@ def _planned(
     told = replace(
         seen, migration=seen.migration.model_copy(update={"status": status.model_copy(update=update)})
     )
-    effects = (*_next_run(told, database, key), *_document(told), *progress.effects)
+    made = _next_run(told, database, key)
+    # The run's backup waits for the end of this pass: the document comes with the deletion of its Job.
+    effects = (*(made or _document(told)), *progress.effects)
     return decided(told.migration, told.migration.status, _verdict(told), now, effects=effects, again_in=TIDY)
 
 
