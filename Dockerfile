@@ -29,7 +29,8 @@ RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
        python3 ca-certificates postgresql-client-17 \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*.log /var/log/apt
-ENV PATH=/opt/godwit/bin:/usr/local/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+# PostgreSQL's own folder comes before /usr/bin, whose pg_dump and pg_restore are a wrapper in Perl: 22 ms of CPU for each start.
+ENV PATH=/opt/godwit/bin:/usr/lib/postgresql/17/bin:/usr/local/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 COPY requirements/runtime.txt /opt/godwit/requirements.txt
 RUN --mount=type=bind,from=build,source=/opt/build,target=/opt/build \
     --mount=type=secret,id=pip-conf,target=/etc/pip.conf --mount=type=secret,id=ca-bundle,target=/run/secrets/ca-bundle \

@@ -230,10 +230,13 @@ class DatabaseMigrationStatus(Status):
     plan_key: str = ""
     """What was planned last: generation, source, database, request. Another key, another plan."""
     planned_at: datetime | None = None
+    requested_at: str = ""
+    """The annotation `godwit.dev/requested-at` as it was seen last; taking it away asks for nothing."""
     failure: Failure | None = None
     """Why it is Stalled."""
     hold: str = ""
-    """Plan key under which a run failed or a restore came in between; nothing runs until the key changes."""
+    """Plan key under which a run failed, or the own part of that before a restore: without the database.
+    Nothing runs until it changes."""
     retries: int = 0
     """Runs in a row that ended because the database or the plan had moved meanwhile; they are planned
     again."""

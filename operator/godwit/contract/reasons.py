@@ -218,7 +218,7 @@ CATALOGUE: dict[Reason, Advice] = {
     Reason.DOWN_MISSING: _t("A migration that must be taken back has no down.sql.", "Add a down.sql, or go forward by a new migration."),
     Reason.DOWNGRADE_FORBIDDEN: _t("In Production a lower targetVersion needs `spec.allowDowngrade`.", "Set it, or go forward by a new migration."),
     Reason.INVALID_INDEX: _p("The database has an INVALID index.", "Drop it concurrently and build it again."),
-    Reason.RESTORED_HOLD: _t("These migrations were taken away by a restore and are held.", "Change spec or source, or annotate `godwit.dev/requested-at`."),
+    Reason.RESTORED_HOLD: _t("These migrations were taken away by a restore and are held.", "Change the DatabaseMigration's spec or its source, or annotate it with `godwit.dev/requested-at`."),
     Reason.REQUEST_TOO_LARGE: _t("The checks in `spec.verify` are together larger than what a step can be given.", "Shorten them: a long query fits into a view, or a function, that the check asks."),
     Reason.PLAN_CHANGED: _w("Under the lock the plan came out different.", "Nothing: it is planned again."),
     Reason.STATE_MOVED: _w("Somebody else changed the database since the plan.", "Nothing: it is planned again."),

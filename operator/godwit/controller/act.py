@@ -3,10 +3,12 @@
 import base64
 import contextlib
 import gzip
+from collections.abc import Callable
 from typing import Any, assert_never
 
 from godwit.api.common import SPEC_HASH, Resource
 from godwit.api.database import PostgresDatabase
+from godwit.api.kinds import KINDS
 from godwit.cluster.port import OPERATION_MANAGER, Cluster, GoneError, Manifest, RefusedError
 from godwit.contract.outcome import Failure
 from godwit.contract.reasons import Reason
@@ -40,9 +42,13 @@ class NotDoneError(Exception):
 class Actor:
     """Carries out effects on a cluster."""
 
-    def __init__(self, cluster: Cluster, slots: Slots) -> None:
+    def __init__(
+        self, cluster: Cluster, slots: Slots, made: Callable[[Manifest], None] = lambda _: None
+    ) -> None:
+        """*made* is told of each object of the five kinds that was created."""
         self._cluster = cluster
         self._slots = slots
+        self._made = made
 
     async def act(self, about: Resource, effect: Effect) -> None:
         """Carry out one effect of a decision about an object.
@@ -90,6 +96,8 @@ class Actor:
                 raise GoneError(f"{kind} {name} exists and is about to go, with what owned it.")
             text = f"{kind} {name} exists and is not Godwit's."
             raise NotDoneError(Failure(reason=Reason.NAME_TAKEN, message=text))
+        if kind in KINDS:
+            self._made(found)
 
     async def _hold(self, hold: Hold) -> None:
         observed = await self._cluster.get(PostgresDatabase.KIND, hold.namespace, hold.database)

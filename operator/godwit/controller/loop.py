@@ -1,8 +1,9 @@
 """The one walk: observe, decide, report, act, and again."""
 
 import asyncio
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,7 +32,7 @@ from godwit.controller.references import CONFIG_MAP, References
 from godwit.controller.slots import NoSlotError, Slots
 from godwit.planner import backup, database, migration, restore, run
 from godwit.planner.conditions import Verdict, conditions
-from godwit.planner.decision import Decision, Emit
+from godwit.planner.decision import Decision, Effect, Emit, SetFinalizer
 from godwit.planner.step import backoff, overdue
 
 log = structlog.get_logger("godwit.controller")
@@ -40,6 +41,11 @@ ECHO = 2.0
 """Seconds until an object is looked at whose event says nothing that its own pass did not write."""
 LATER = 1.0
 """The same for a step of which something else than its end was seen."""
+CHECKED = 0.2
+"""The same for a database whose Check has ended.
+
+In a first deploy the plan ends with it, and what comes of that, up to the backup's Job, goes first.
+"""
 NO_SLOT = 15.0
 """The same for one that waits for a slot, should whoever was woken before it have no use for one."""
 AT_ONCE = 3
@@ -84,7 +90,7 @@ class Controller:
         self.metrics = Metrics(self.queue, self.slots)
         self._cluster = cluster
         self._observer = Observer(cluster, image)
-        self._actor = Actor(cluster, self.slots)
+        self._actor = Actor(cluster, self.slots, self._made)
         self._references = References()
         self._workers = workers
         self._now = now
@@ -108,6 +114,12 @@ class Controller:
             tells = concerned.kind in {DatabaseMigration.KIND, PostgresDatabase.KIND}
             self._wake(concerned, after=LATER if tells and not ended else 0.0)
 
+    def _made(self, manifest: Manifest) -> None:
+        """A pass has made an object: its own first pass comes before the maker's next, not with its event."""
+        meta = manifest["metadata"]
+        if not self._references.knows(Key(manifest["kind"], meta["namespace"], meta["name"])):
+            self.changed(manifest)
+
     def gone(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
         """An object of ours, or a ConfigMap, was deleted: the one with this uid, or whichever it was."""
         key = Key(kind, namespace, name)
@@ -122,7 +134,8 @@ class Controller:
 
     def step_changed(self, kind: str, namespace: str, name: str, *, ended: bool = True) -> None:
         """A Job, pod or process of the step of that object changed; its end is what is waited for."""
-        self._wake(Key(kind, namespace, name), after=0.0 if ended else LATER)
+        at_once = CHECKED if kind == PostgresDatabase.KIND else 0.0
+        self._wake(Key(kind, namespace, name), after=at_once if ended else LATER)
 
     def _wake(self, key: Key, *, after: float = 0.0) -> None:
         """What was never seen has an event of its own to come; what is gone has none.
@@ -204,8 +217,11 @@ class Controller:
         done = [effect for effect in decision.effects if not isinstance(effect, Emit)]
         told = asyncio.gather(*said)  # nothing waits for an event of Kubernetes, and it never fails
         try:
-            for effect in done:
-                await self._actor.act(about, effect)
+            for some in together(done):
+                acts = (self._actor.act(about, effect) for effect in some)
+                for error in await asyncio.gather(*acts, return_exceptions=True):
+                    if error is not None:
+                        raise error
         except NotDoneError as error:
             self._not_done[key] = error.failure
             await self._report(manifest, decision.status, error.failure)
@@ -268,6 +284,19 @@ def _steps_of(seen: Seen) -> tuple[Resource, dict[str, Any]]:
             return seen.backup, seen.steps
         case restore.RestoreSeen():
             return seen.restore, seen.steps
+
+
+def together(effects: Iterable[Effect]) -> Iterator[list[Effect]]:
+    """The effects in their order, those together that may be carried out at once.
+
+    Finalizers that are put on are: none of them says anything without the others. They are taken off one
+    after the other, the object's own last.
+    """
+    for put_on, some in itertools.groupby(effects, lambda e: isinstance(e, SetFinalizer) and e.present):
+        if put_on:
+            yield list(some)
+        else:
+            yield from ([effect] for effect in some)
 
 
 def _own(status: dict[str, Any]) -> dict[str, Any]:

@@ -90,12 +90,13 @@ class Observer:
     async def _run(self, run: MigrationRun) -> RunSeen:
         meta, spec, status = run.metadata, run.spec, run.status
         space = meta.namespace
-        database, migration, backup, restore, steps = await asyncio.gather(
+        database, migration, backup, restore, steps, terminating = await asyncio.gather(
             self._get(PostgresDatabase, space, spec.database_ref.name),
             self._get(DatabaseMigration, space, spec.migration_ref.name),
             self._get(DatabaseBackup, space, status.backup),
             self._get(DatabaseRestore, space, status.restore),
             self._steps(run),
+            self._terminating(space),
         )
         base = cast("PostgresDatabase | None", database)
         if migration is not None and migration.metadata.uid != spec.migration_ref.uid:
@@ -111,7 +112,7 @@ class Observer:
             restore=cast("DatabaseRestore | None", restore),
             steps=steps,
             holder_exists=await self._holder_exists(base, meta.uid),
-            namespace_terminating=await self._terminating(space),
+            namespace_terminating=terminating,
             progress=await self._progress(run, steps),
         )
 
@@ -138,13 +139,13 @@ class Observer:
         database, steps = await asyncio.gather(
             self._get(PostgresDatabase, meta.namespace, backup.spec.database_ref.name), self._steps(backup)
         )
-        base = cast("PostgresDatabase | None", database)
+        base, order = cast("PostgresDatabase | None", database), backup.spec.order
         return BackupSeen(
             backup=backup,
             image=self._image,
             database=base,
             steps=steps,
-            holder_exists=await self._holder_exists(base, meta.uid),
+            holder_exists=await self._holder_exists(base, order.run.uid if order else meta.uid),
             namespace_terminating=meta.deleting and await self._terminating(meta.namespace),
         )
 

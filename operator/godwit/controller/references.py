@@ -60,9 +60,14 @@ def seen_by_others(manifest: dict[str, Any]) -> str:
 
 
 def asked_of_itself(manifest: dict[str, Any]) -> str:
-    """All of an object that others write and its own decision reads: the rest of it is our own report."""
-    held = manifest.get("status", {}).get("activeOperation")
-    return json.dumps([_identity(manifest), manifest["metadata"].get("annotations"), held], sort_keys=True)
+    """All that people ask of an object: the rest of it is Godwit's own report.
+
+    Who holds it, and its finalizers, are written by the pass of a run or restore: two passes over what it
+    took, the database and the migration, would come before that of the backup for which it was taken.
+    """
+    meta = manifest["metadata"]
+    asked = ("uid", "generation", "deletionTimestamp", "annotations")
+    return json.dumps([meta.get(key) for key in asked], sort_keys=True)
 
 
 def _identity(manifest: dict[str, Any]) -> list[Any]:

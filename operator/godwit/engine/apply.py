@@ -165,12 +165,12 @@ class _Applying:
             migration=step.name,
             checksum=step.checksum,
             down=step.down,
-            detail={"row": row_id, "destructive": self._destructive(step), **replaced},
+            detail={"row": row_id, "destructive": self._destructive(step, repeated=repeated), **replaced},
         )
 
-    def _destructive(self, step: PlannedMigration) -> bool:
+    def _destructive(self, step: PlannedMigration, *, repeated: bool) -> bool:
         """Whether it may have destroyed something; a trigger may be the migration's own, or of this run."""
-        return step.up_destructive or destroys_besides(self.session, step.run.adds)
+        return step.up_destructive or destroys_besides(self.session, step.run.adds, repeated=repeated)
 
     def _replaced(self) -> dict[str, Any]:
         """The row that the next one takes the place of, where the history has only one: for the journal."""

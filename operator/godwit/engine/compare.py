@@ -66,7 +66,11 @@ def aim(source: Source, history: History, target: str) -> Aim:
     """
     known = {m.name for m in source.migrations}
     if target not in {LATEST, NOTHING} and target not in known:
-        return Aim(findings=(error(Reason.TARGET_NOT_FOUND, f"The source has no migration named {target}."),))
+        last = newest(format_of(source.format), known)
+        how = f" Its newest is named {last}." if last else ""
+        return Aim(
+            findings=(error(Reason.TARGET_NOT_FOUND, f"No migration of the source is named {target}.{how}"),)
+        )
     pending = format_of(source.format).pending(source, history)
     if target == LATEST:
         return Aim(ups=pending)

@@ -194,7 +194,7 @@ def plan_of(
         restore_obstacles=swap_obstacles(session) if policy.backup_required else (),
         invalid_indexes=[name for (name,) in invalid],
         found_for=found_for,
-        destroys=lambda tables: destroys_besides(session, tables),
+        destroys=lambda tables: destroys_besides(session, tables, repeated=True),
         carried_out=journal.carried_out(session, operation) if policy.resolve or policy.baseline else (),
     )
 

@@ -1,5 +1,7 @@
 """What the ends of its runs, and restores of its database, make of a DatabaseMigration's status. Pure."""
 
+from typing import Final
+
 from godwit.api.migration import DatabaseMigration, DatabaseMigrationStatus, RunSummary
 from godwit.api.restore import DatabaseRestore
 from godwit.api.run import MigrationRun
@@ -7,6 +9,15 @@ from godwit.contract.outcome import Failure
 from godwit.contract.reasons import Reason
 from godwit.contract.request import Direction
 from godwit.planner import runs
+
+OWN_PART: Final = 16
+"""So many characters at a plan key's start are of the migration itself: its spec, its source, a request. What
+a restore took away is held under these alone: an edit of the PostgresDatabase does not bring it back."""
+
+
+def holds(hold: str, key: str) -> bool:
+    """Whether *hold*, a plan key or its own part, holds what is planned under *key*."""
+    return bool(hold) and key.startswith(hold)
 
 
 def noticed(
@@ -25,7 +36,8 @@ def noticed(
         made_at = status.plan.made_at if status.plan else None
         ended, planned = latest.status.ended_at, status.planned_at or made_at
         if ended is not None and planned is not None and ended >= planned:
-            update |= {"hold": status.plan_key, "failure": update.get("failure") or _restored_hold(latest)}
+            failure = update.get("failure") or _restored_hold(latest)
+            update |= {"hold": status.plan_key[:OWN_PART], "failure": failure}
     return migration.model_copy(update={"status": status.model_copy(update=update)})
 
 

@@ -39,7 +39,8 @@ class BackupSeen:
     steps: dict[str, StepSeen] = field(default_factory=dict)
     """By step name, those that the status records."""
     holder_exists: bool = True
-    """Whether the object that the database's `activeOperation` names still exists."""
+    """Whether the object that the database's `activeOperation` names still exists; not asked of the run that
+    ordered this."""
     namespace_terminating: bool = False
 
 

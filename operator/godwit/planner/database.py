@@ -92,8 +92,12 @@ def check_key(seen: DatabaseSeen) -> str:
     """What a look is for: generation, request, newest restore; another key asks for another look."""
     meta = seen.database.metadata
     restored = max((r.status.ended_at.isoformat() for r in seen.restores if r.status.ended_at), default="")
-    # The request comes last: it may hold any character, also the one that separates.
-    return f"{meta.generation}/{restored}/{meta.annotations.get(REQUESTED_AT, '')}"
+    # The request comes last: it may hold any character, also the one that separates. To take the annotation
+    # away again, as Flux does with what kubectl has written, asks for nothing.
+    requested = meta.annotations.get(REQUESTED_AT) or "".join(
+        seen.database.status.check_key.split("/", 2)[2:]
+    )
+    return f"{meta.generation}/{restored}/{requested}"
 
 
 def _terminal(progress: StepProgress) -> bool:

@@ -13,7 +13,7 @@ from godwit.contract.outcome import CheckOutcome, Failure, PlanOutcome
 from godwit.contract.policy import Environment
 from godwit.contract.reasons import Reason
 from godwit.planner import runs
-from godwit.planner.aftermath import noticed
+from godwit.planner.aftermath import OWN_PART, holds, noticed
 from godwit.planner.conditions import Stand, Verdict, decided
 from godwit.planner.decision import (
     GONE,
@@ -55,7 +55,7 @@ class MigrationSeen:
 
 def decide(seen: MigrationSeen, now: datetime) -> Decision:
     """In reading order: what forbids planning, a run under way, a due plan, what the plan asks for."""
-    seen = replace(seen, migration=noticed(seen.migration, seen.runs, seen.restores))
+    seen = replace(seen, migration=_asked(noticed(seen.migration, seen.runs, seen.restores)))
     status, database = seen.migration.status, seen.database
     if seen.migration.metadata.deleting:
         freed = _orphaned(seen)
@@ -75,18 +75,24 @@ def decide(seen: MigrationSeen, now: datetime) -> Decision:
     return _settled(seen, database, key, now)
 
 
+def _asked(migration: DatabaseMigration) -> DatabaseMigration:
+    """With the request in its status: to take the annotation away again, as Flux does, asks for nothing."""
+    requested = migration.metadata.annotations.get(REQUESTED_AT) or migration.status.requested_at
+    told = migration.status.model_copy(update={"requested_at": requested})
+    return migration.model_copy(update={"status": told})
+
+
 def plan_key(seen: MigrationSeen) -> str:
-    """What a plan is for: this generation, this source content, this database, this request."""
+    """What a plan is for: this generation, this source content, this request; and this database."""
     meta = seen.migration.metadata
     source, database = seen.migration.spec.source, seen.database
-    return digest(
-        {
-            "generation": meta.generation,
-            "source": seen.source.content or (source.image.to_json() if source.image else ""),
-            "database": [database.metadata.uid, database.metadata.generation] if database else [],
-            "requested": meta.annotations.get(REQUESTED_AT, ""),
-        }
-    )[:16]
+    own = {
+        "generation": meta.generation,
+        "source": seen.source.content or (source.image.to_json() if source.image else ""),
+        "requested": meta.annotations.get(REQUESTED_AT) or seen.migration.status.requested_at,
+    }
+    place = [database.metadata.uid, database.metadata.generation] if database else []
+    return digest(own)[:OWN_PART] + digest(place)[:8]
 
 
 def _refused(seen: MigrationSeen) -> Failure | None:
@@ -219,7 +225,7 @@ def _planned(
     update: dict[str, object] = {"steps": (progress.record,), "plan_key": key, "planned_at": now}
     update["plan"] = None
     mended = found is not None and runs.plan_ref(found) is None and not _verify_failed(status)
-    if status.hold != key or (failure is None and mended):
+    if not holds(status.hold, key) or (failure is None and mended):
         update |= {"hold": "", "failure": failure}
     if found is not None and checked is not None:
         document = runs.document_name(seen.migration, found)
@@ -249,7 +255,9 @@ def _planned(
     told = replace(
         seen, migration=seen.migration.model_copy(update={"status": status.model_copy(update=update)})
     )
-    effects = (*_next_run(told, database, key), *_document(told), *progress.effects)
+    made = _next_run(told, database, key)
+    # The run's backup waits for the end of this pass: the document comes with the deletion of its Job.
+    effects = (*(made or _document(told)), *progress.effects)
     return decided(told.migration, told.migration.status, _verdict(told), now, effects=effects, again_in=TIDY)
 
 
@@ -306,7 +314,7 @@ def runnable(seen: MigrationSeen, key: str) -> bool:
         and plan.ref is not None
         and status.pending + plan.resolutions > 0
         and status.failure is None
-        and status.hold != key
+        and not holds(status.hold, key)
         and not seen.migration.spec.suspend
         and all(run.status.released for run in seen.runs)
     )

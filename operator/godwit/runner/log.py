@@ -32,10 +32,9 @@ def redactor(secrets: Iterable[str]) -> Callable[[str], str]:
 class JsonLog:
     """Writes each event as one line. Safe to use from several threads; a closed pipe is no error."""
 
-    def __init__(self, stream: TextIO, clean: Callable[[str], str], **bound: Any) -> None:
+    def __init__(self, stream: TextIO, clean: Callable[[str], str]) -> None:
         self._stream = stream
         self._clean = clean
-        self._bound = bound
         self._guard = threading.Lock()
 
     def info(self, event: str, **facts: Any) -> None:
@@ -52,8 +51,8 @@ class JsonLog:
 
     def _write(self, level: str, event: str, facts: dict[str, Any]) -> None:
         time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        line = {"time": time, "level": level, "event": event, "message": facts.pop("message", "")}
-        text = json.dumps(self._plain(line | self._bound | facts), ensure_ascii=False)
+        told = self._plain({"message": "", **facts})
+        text = json.dumps({"time": time, "level": level, "event": event, **told}, ensure_ascii=False)
         # Whoever read the log may be gone; the step's work and its outcome do not depend on it.
         with self._guard, contextlib.suppress(OSError, ValueError):
             self._stream.write(text + "\n")

@@ -5,13 +5,13 @@ from datetime import timedelta
 
 import pytest
 
-from godwit.api.common import SPEC_HASH
+from godwit.api.common import FINALIZER, SPEC_HASH
 from godwit.api.kinds import parse
 from godwit.cluster.local import LocalCluster
 from godwit.cluster.port import ConflictError, GoneError, Manifest, RefusedError
 from godwit.contract.reasons import Reason
 from godwit.controller.act import Actor, NotDoneError
-from godwit.controller.loop import Controller, utc_now
+from godwit.controller.loop import CHECKED, ECHO, Controller, together, utc_now
 from godwit.controller.queue import Key
 from godwit.controller.slots import Slots
 from godwit.planner.decision import (
@@ -147,6 +147,73 @@ async def test_a_conflict_is_looked_at_again_at_once_and_one_after_the_other_eve
     await bench.until(0.1 + most)
     assert len(bench.passes) < 25
     assert (cluster.conflicts == 0) is (conflicts == 2)
+
+
+async def test_who_takes_an_object_does_not_wake_it_before_what_it_was_taken_for(cluster: Cluster):
+    bench = Bench(cluster)
+    queue = bench.controller.queue
+    made = cluster.apply(DATABASE)
+    bench.controller.changed(made)
+    assert queue.take() == KEY
+    queue.done(KEY, after=None)
+    operation = {"kind": "MigrationRun", "name": "shop-1", "uid": "u", "since": "2026-01-01T00:00:00Z"}
+    taken = made | {
+        "metadata": made["metadata"] | {"finalizers": [FINALIZER]},
+        "status": {"activeOperation": operation},
+    }
+    bench.controller.changed(taken)
+    assert queue.take() is None
+    bench.time = ECHO
+    assert queue.take() == KEY
+
+
+async def test_of_a_check_and_a_plan_that_end_together_the_plan_goes_first(cluster: Cluster):
+    bench = Bench(cluster)
+    queue = bench.controller.queue
+    plan = Key("DatabaseMigration", NAMESPACE, "books")
+    migration = {
+        "apiVersion": "godwit.dev/v1alpha1",
+        "kind": plan.kind,
+        "metadata": {"name": plan.name, "namespace": NAMESPACE},
+        "spec": {"databaseRef": {"name": "shop"}, "source": {"configMaps": [{"name": "books"}]}},
+    }
+    for manifest in (DATABASE, migration):
+        bench.controller.changed(cluster.apply(manifest))
+    while (key := queue.take()) is not None:
+        queue.done(key, after=None)
+    bench.time = 10.0
+    for key in (KEY, plan):
+        bench.controller.step_changed(*_place(key), ended=True)
+    assert queue.take() == plan
+    queue.done(plan, after=None)
+    assert queue.take() is None
+    bench.time += CHECKED
+    assert queue.take() == KEY
+
+
+async def test_what_a_pass_makes_is_looked_at_without_its_event(cluster: Cluster):
+    bench = Bench(cluster)
+    about = parse(cluster.apply(DATABASE))
+    backup = {
+        "apiVersion": "godwit.dev/v1alpha1",
+        "kind": "DatabaseBackup",
+        "metadata": {"name": "shop-1", "namespace": NAMESPACE, "annotations": {SPEC_HASH: "h"}},
+        "spec": {"databaseRef": {"name": "shop"}},
+    }
+    await bench.controller._actor.act(about, Create(backup))
+    key = bench.controller.queue.take()
+    assert key == Key("DatabaseBackup", NAMESPACE, "shop-1")
+    bench.controller.queue.done(key, after=None)
+    await bench.controller._actor.act(about, Create(backup))
+    assert bench.controller.queue.take() is None
+
+
+def test_finalizers_are_put_on_together_and_taken_off_one_after_the_other():
+    on = [SetFinalizer(KEY.kind, NAMESPACE, name, "", present=True) for name in ("a", "b")]
+    off = [SetFinalizer(KEY.kind, NAMESPACE, name, "", present=False) for name in ("a", "b")]
+    hold, made = Hold(NAMESPACE, "shop", "1", None), Create({})
+    assert list(together([hold, *on, made])) == [[hold], on, [made]]
+    assert list(together([hold, *off])) == [[hold], [off[0]], [off[1]]]
 
 
 async def test_an_object_made_while_its_name_was_looked_up_is_looked_at(cluster: Cluster):

@@ -84,9 +84,9 @@ def test_many_copies_before_an_error_take_no_long_time():
 @pytest.mark.parametrize(
     "sql",
     [
-        "SELECT " + "1+" * 900 + "1",
+        "SELECT " + "1+" * 9_000 + "1",
         "SELECT " + "(" * 20_000 + "1" + ")" * 20_000,
-        "SELECT " + "(SELECT " * 900 + "1" + ")" * 900,
+        "SELECT " + "(SELECT " * 3_000 + "1" + ")" * 3_000,
         "/*" * 40_000 + "*/" * 40_000 + "SELECT 1",
         "/*+" * 40_000 + "*/" * 40_000 + "SELECT 1",
     ],

@@ -157,6 +157,13 @@ def test_an_old_request_does_not_accept_another_database_whatever_characters_it_
     assert stand(decision) == ("False", "DatabaseChanged", True)
 
 
+def test_a_request_that_is_taken_away_again_asks_for_no_look():
+    asked = database(status=SETTLED, annotations={REQUESTED_AT: "noon"})
+    looked = checked(asked, finished(SAW)).status
+    left = decide(seen(database(status={**dict(looked), "steps": ()})), NOW)
+    assert (of(left, StartStep), left.status.check_key) == ([], looked.check_key)
+
+
 def test_a_success_without_facts_is_no_success():
     assert stand(checked(database(status=NEVER), finished())) == ("False", "InternalError", False)
 

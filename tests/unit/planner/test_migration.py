@@ -3,15 +3,12 @@
 import pytest
 
 from godwit.api.common import REQUESTED_AT
-from godwit.api.migration import PinnedSource, PlanStatus, RunSummary
-from godwit.contract.outcome import CheckOutcome, PlanOutcome
+from godwit.api.migration import RunSummary
 from godwit.contract.reasons import Reason
-from godwit.contract.request import Direction
 from godwit.planner.decision import (
     Create,
     Delete,
     DeleteStep,
-    Emit,
     SaveDocument,
     SetFinalizer,
     SourceSeen,
@@ -19,13 +16,12 @@ from godwit.planner.decision import (
     StepSeen,
     StepState,
 )
-from godwit.planner.migration import MigrationSeen, decide, plan_key
+from godwit.planner.migration import decide
 from godwit.planner.source import Pin
 
 from .builders import (
     HELD,
     IDENTITY,
-    IMAGE,
     NOW,
     OTHER,
     REF,
@@ -35,7 +31,6 @@ from .builders import (
     failure,
     finished,
     later,
-    migration,
     of,
     only,
     record,
@@ -44,51 +39,7 @@ from .builders import (
     stand,
     touched,
 )
-
-SOURCE = SourceSeen("c0ffee", (({"m1.sql": "SELECT 1"}, {}),))
-CHECKED = CheckOutcome(identity=IDENTITY, server_version=160004, journal_head=4)
-KEY = plan_key(MigrationSeen(migration=migration(), image=IMAGE, database=database(), source=SOURCE))
-
-
-def found(pending=2, **more):
-    facts = {"content": "c", "plan": "p" * 64, "from_state": "s0", "to_state": "s2", "current": "m1"}
-    if pending:
-        facts |= {"direction": Direction.UP, "target": "m3", "pending": pending}
-    return PlanOutcome(**{**facts, **more})
-
-
-PLAN = PlanStatus(
-    ref=REF,
-    source=PinnedSource(config_maps=("shop-source-0",)),
-    identity=IDENTITY,
-    made_at=ago(hours=1),
-    document="d",
-)
-PLANNED = {"plan_key": KEY, "planned_at": ago(hours=1), "plan": PLAN, "pending": 2}
-SETTLED = {
-    "plan_key": KEY,
-    "planned_at": ago(hours=1),
-    "plan": PLAN.model_copy(update={"ref": None}),
-    "conditions": (condition("Ready", "True", "UpToDate"),),
-}
-
-
-def seen(status=None, *, spec=None, base=None, meta=None, **more):
-    return MigrationSeen(
-        **{
-            "migration": migration(status=status, spec=spec, **(meta or {})),
-            "image": IMAGE,
-            "database": base or database(),
-            "source": SOURCE,
-            **more,
-        }
-    )
-
-
-def answered(step, status=None, **more):
-    """The decision after the plan step that *status* asks for was seen so."""
-    started = decide(seen(status, **more), NOW).status
-    return decide(seen(dict(started), plan=step, **more), NOW)
+from .migrations import CHECKED, KEY, PLAN, PLANNED, SETTLED, SOURCE, answered, done, found, seen
 
 
 def test_a_migration_that_was_never_planned_is_planned_from_a_copy_of_its_source():
@@ -107,11 +58,10 @@ def test_a_migration_that_was_never_planned_is_planned_from_a_copy_of_its_source
 def test_what_was_planned_is_in_the_status_and_for_people_in_a_config_map():
     decision = answered(finished(CHECKED, found()))
     assert (decision.status.pending, decision.status.plan.ref.plan) == (2, "p" * 64)
-    assert [type(e) for e in decision.effects if not isinstance(e, Emit)] == [Create, SaveDocument]
+    assert not of(decision, SaveDocument)  # the run comes first
     assert (only(decision, Create).manifest["kind"], stand(decision)[1]) == ("MigrationRun", "Pending")
-    assert only(decision, SaveDocument).name in decision.status.copies
-    settled = decide(seen(dict(decision.status), plan=finished(CHECKED, found())), NOW)
-    assert [type(e) for e in settled.effects[-2:]] == [SaveDocument, DeleteStep]
+    again = decide(seen(dict(decision.status), plan=finished(CHECKED, found())), NOW)
+    assert [type(e) for e in again.effects[-2:]] == [SaveDocument, DeleteStep]
 
 
 def test_nothing_pending_is_ready():
@@ -271,8 +221,9 @@ def test_no_run_is_made_when(status, more):
 
 def test_suspended_it_shows_its_plan_and_rests():
     decision = decide(seen(PLANNED, spec={"suspend": True}), NOW)
-    assert stand(decision) == ("False", "Suspended", False)
-    assert decision.status.condition("Reconciling") is None
+    assert (*stand(decision), decision.status.condition("Reconciling")) == ("False", "Suspended", False, None)
+    planned = answered(finished(CHECKED, found()), spec={"suspend": True})
+    assert only(planned, SaveDocument).name in planned.status.copies
 
 
 def test_names_of_runs_fit_whatever_the_migrations_name():
@@ -286,76 +237,10 @@ def test_a_run_under_way_is_told_of():
     assert (stand(decision)[1], decision.status.active_run) == ("Applying", "shop-1")
 
 
-def done(outcome, reason=None, **more):
-    told = {"outcome": outcome, "ended_at": ago(seconds=1), "released": True, "current": "m2", **more}
-    return run(status={**told, "failure": failure(reason) if reason else None})
-
-
 def test_a_run_that_succeeded_settles_the_migration_without_another_plan():
     decision = decide(seen({**PLANNED, "applied": 3}, runs=(done("Succeeded"),)), NOW)
     assert (stand(decision)[0], decision.status.applied, decision.status.current) == ("True", 5, "m2")
     assert of(decision, StartStep) == []
-
-
-@pytest.mark.parametrize("outcome", ["Failed", "TakenBack", "Restored", "VerifyFailed", "Cancelled"])
-def test_a_run_that_did_not_holds_the_migration_which_is_planned_again(outcome):
-    decision = decide(seen(PLANNED, runs=(done(outcome, Reason.MIGRATION_FAILED),)), NOW)
-    assert (decision.status.hold, len(of(decision, StartStep))) == (KEY, 1)
-    replanned = answered(finished(CHECKED, found()), dict(decision.status))
-    assert stand(replanned) == ("False", "MigrationFailed", True)
-
-
-@pytest.mark.parametrize(
-    "reason", [Reason.STATE_MOVED, Reason.PLAN_CHANGED, Reason.TOO_LATE, Reason.SOURCE_CHANGED]
-)
-def test_a_run_that_somebody_came_before_is_planned_again_after_a_while_and_runs(reason):
-    decision = decide(seen(PLANNED, runs=(done("Failed", reason),)), NOW)
-    assert (decision.status.hold, of(decision, StartStep)) == ("", [])
-    assert decide(seen(PLANNED, runs=(done("Failed", reason),)), later(seconds=1)).status.conditions[
-        0
-    ].message == (decision.status.conditions[0].message)
-    assert only(
-        decide(seen(dict(decision.status), runs=(done("Failed", reason),)), later(seconds=9)), StartStep
-    )
-
-
-HELD_BACK = {**PLANNED, "hold": KEY, "failure": failure(Reason.MIGRATION_FAILED), "planned_at": None}
-
-
-def test_what_is_held_goes_on_when_its_source_was_mended():
-    mended = SourceSeen("mended", SOURCE.files)
-    decision = answered(finished(CHECKED, found()), HELD_BACK, source=mended)
-    assert (decision.status.hold, decision.status.failure) == ("", None)
-
-
-def test_what_is_held_is_ready_when_somebody_else_did_it():
-    assert stand(answered(finished(CHECKED, found(0)), HELD_BACK)) == ("True", "UpToDate", False)
-
-
-def test_a_failed_check_is_not_mended_by_an_equal_history():
-    last = RunSummary(name="shop-1", uid="u", outcome="VerifyFailed", reason="VerifyFailed")
-    told = {**HELD_BACK, "failure": failure(Reason.VERIFY_FAILED), "last_run": last}
-    assert stand(answered(finished(CHECKED, found(0)), told)) == ("False", "VerifyFailed", True)
-
-
-def test_a_failed_plan_while_it_is_held_does_not_hide_why_it_is_held():
-    assert stand(answered(finished(reason=Reason.PERMISSION_DENIED), HELD_BACK)) == (
-        "False",
-        "MigrationFailed",
-        True,
-    )
-
-
-@pytest.mark.parametrize("planned_at", [ago(hours=1), None], ids=["planned", "about to be planned again"])
-def test_what_a_restore_took_away_is_held(planned_at):
-    swapped = restore(status={"ended_at": ago(minutes=1), "identity": IDENTITY, "current": "m0"})
-    decision = decide(seen({**PLANNED, "planned_at": planned_at}, restores=(swapped,)), NOW)
-    assert (decision.status.hold, decision.status.failure.reason) == (KEY, Reason.RESTORED_HOLD)
-
-
-def test_a_restore_of_long_ago_holds_nothing():
-    swapped = restore(status={"ended_at": ago(days=9), "identity": IDENTITY})
-    assert decide(seen(PLANNED, restores=(swapped,)), NOW).status.hold == ""
 
 
 # What is missing, what is cleared away
