@@ -159,7 +159,7 @@ def _applying(seen: RunSeen, now: datetime) -> Decision:
         return _end(seen, "Failed", lost, now)
     progress = drive(step, record, found, now)
     if progress.outcome is None:
-        return _under_way(seen, progress, Reason.APPLYING, now)
+        return _under_way(seen, run_steps.soon(progress, cancelled=_cancelled(seen)), Reason.APPLYING, now)
     failure = progress.outcome.failure
     if failure is None and not _cancelled(seen):
         return _succeeded(seen, progress, progress.outcome, now)

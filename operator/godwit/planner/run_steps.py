@@ -32,7 +32,7 @@ from godwit.planner.ladder import standing
 from godwit.planner.policy import connection_of, span
 from godwit.planner.runs import PLAN_AGAIN
 from godwit.planner.source import generated_metadata, pin_manifests, spec_hash, spec_hash_of
-from godwit.planner.step import Step, StepProgress, job_name
+from godwit.planner.step import LEAVING, Step, StepProgress, job_name
 
 WRITE_BUDGET = 6 * 3_600
 """Seconds that a writing step may take: the budget of CREATE INDEX CONCURRENTLY, which may wait for hours."""
@@ -120,6 +120,12 @@ def copied(
     changed = Failure(reason=Reason.SOURCE_CHANGED, message=text)
     job = DeleteStep(run.metadata.namespace, progress.record.job)
     return replace(progress, failure=changed, effects=(*progress.effects, job))
+
+
+def soon(progress: StepProgress, *, cancelled: bool) -> StepProgress:
+    """A cancelled run waits for no other attempt of a step that rests."""
+    rests = cancelled and progress.record.retry_at is not None
+    return replace(progress, again_in=LEAVING) if rests else progress
 
 
 def repeatable(failure: Failure, facts: MigrationProgress | None, attempt: int) -> bool:

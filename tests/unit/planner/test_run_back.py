@@ -9,6 +9,7 @@ from godwit.contract.request import Direction
 from godwit.planner.decision import Create, DeleteStep, Hold, SetFinalizer, StartStep, StepSeen, StepState
 from godwit.planner.run import decide
 from godwit.planner.run_steps import UNKNOWN
+from godwit.planner.step import LEAVING
 
 from .builders import (
     HELD,
@@ -112,6 +113,14 @@ def test_a_cancelled_run_whose_step_cannot_start_takes_it_back_first(state):
     gone = {"steps": decision.status.steps}
     resting = {"steps": after(GONE, status=gone, meta=cancelled).status.steps}
     assert only(after(GONE, status=resting, meta=cancelled), StartStep).spec.request.step == "revert"
+
+
+def test_a_cancelled_run_whose_step_is_lost_is_looked_at_again_soon():
+    told = {"steps": (record("apply", state=StepState.RUNNING),)}
+    soon = after(GONE, status=told, meta={"annotations": {CANCEL: "yes"}})
+    assert of(soon, StartStep) == []
+    assert soon.again_in == LEAVING
+    assert after(GONE, status=told).again_in > LEAVING
 
 
 def test_a_cancelled_run_whose_step_waits_for_its_turn_does_not_start_it():
