@@ -42,6 +42,39 @@ KEEPS = {
     "ALTER TABLE item DISABLE TRIGGER t;",
     "a function that cannot write": "ALTER TABLE item ALTER at SET DEFAULT stamp();",
 }
+COUNTS = "RETURNS int LANGUAGE sql AS 'UPDATE total SET n = n + 1 RETURNING n'"
+CHANGES = {
+    "a trigger on what a trigger adds": (
+        """CREATE TRIGGER t AFTER INSERT ON item FOR EACH ROW EXECUTE FUNCTION logs();
+        CREATE TRIGGER t AFTER INSERT ON log FOR EACH ROW EXECUTE FUNCTION counts();""",
+        "INSERT INTO item (id) VALUES (1);",
+    ),
+    "an operator": (
+        f"""CREATE FUNCTION plus(int, int) {COUNTS};
+        CREATE OPERATOR <<<>>> (LEFTARG = int, RIGHTARG = int, FUNCTION = plus);""",
+        "SELECT 1 <<<>>> 2;",
+    ),
+    "a domain's default": (
+        f"""CREATE FUNCTION next() {COUNTS}; INSERT INTO item VALUES (3);
+        CREATE DOMAIN number AS int DEFAULT next();""",
+        "ALTER TABLE item ADD n number;",
+    ),
+    "a condition that is validated": (
+        f"""CREATE FUNCTION next() {COUNTS}; INSERT INTO item VALUES (3);
+        ALTER TABLE item ADD CONSTRAINT positive CHECK (next() > 0) NOT VALID;""",
+        "ALTER TABLE item VALIDATE CONSTRAINT positive;",
+    ),
+    "a view": (
+        f"CREATE FUNCTION next() {COUNTS}; CREATE VIEW numbers AS SELECT next() AS n;",
+        "CREATE TABLE kept AS TABLE numbers;",
+    ),
+    "an event trigger": (
+        """CREATE FUNCTION noted() RETURNS event_trigger LANGUAGE plpgsql AS
+        $$BEGIN UPDATE total SET n = n + 1; END$$;
+        CREATE EVENT TRIGGER e ON ddl_command_end WHEN tag IN ('CREATE VIEW') EXECUTE FUNCTION noted();""",
+        "CREATE VIEW other AS SELECT 1;",
+    ),
+}
 INSERT = "INSERT INTO item (id) VALUES (1); INSERT INTO part VALUES (1);"
 DOWN = "DELETE FROM item; DELETE FROM part;"
 
@@ -67,6 +100,28 @@ def test_what_is_not_lossless_is_not_promised_and_not_taken_back_as_such(project
     failure, _ = failure_of(revert)
     assert failure.reason is Reason.DATA_WOULD_BE_LOST
     assert "it destroyed or rewrote data" in failure.message
+
+
+@pytest.mark.parametrize(("before", "sql"), CHANGES.values(), ids=CHANGES)
+def test_rows_that_were_changed_count_whatever_has_changed_them(project, before, sql):
+    revert, _, told = taken_back(project, before, sql)
+    assert project.database.psql("SELECT n FROM total") == "8"
+    assert told is False
+    failure, _ = failure_of(revert)
+    assert failure.reason is Reason.DATA_WOULD_BE_LOST
+    assert "it destroyed or rewrote data" in failure.message
+
+
+def test_rows_of_a_table_that_the_migration_made_itself_may_change(project):
+    own = (
+        "CREATE TABLE own (n int); INSERT INTO own VALUES (1);"
+        "CREATE FUNCTION plus(int, int) RETURNS int LANGUAGE sql AS 'UPDATE own SET n = n + 1 RETURNING n';"
+        "CREATE OPERATOR <<<>>> (LEFTARG = int, RIGHTARG = int, FUNCTION = plus);"
+        "ALTER TABLE item ADD n int; SELECT 1 <<<>>> 2;"
+    )
+    revert, _, told = taken_back(project, "", own)
+    assert (told, project.database.psql("SELECT n FROM own")) == (True, "2")
+    assert revert().reverted == 1
 
 
 @pytest.mark.parametrize("before", KEEPS.values(), ids=KEEPS)
