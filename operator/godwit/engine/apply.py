@@ -14,7 +14,7 @@ from godwit.engine import journal, ownership
 from godwit.engine.attempt import attempt
 from godwit.engine.backfill import run_backfill
 from godwit.engine.batch import BATCH_ROLLED_BACK
-from godwit.engine.besides import destroyed, destroys_besides
+from godwit.engine.besides import destroys_besides
 from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed
 from godwit.engine.execute import Part, transactional
@@ -151,33 +151,23 @@ class _Applying:
         run.point("before_history")
         replaced = self._replaced()
         row_id = self.ctx.format.record_applied_in_transaction(self.session, step)
-        self._applied(step, row_id, repeated=True, **replaced)
+        self._applied(step, row_id, whole=True, **replaced)
 
-    def _applied(
-        self, step: PlannedMigration, row_id: str, *, repeated: bool = False, **replaced: Any
-    ) -> None:
+    def _applied(self, step: PlannedMigration, row_id: str, *, whole: bool = False, **replaced: Any) -> None:
+        """*whole*: its script has run in this transaction."""
+        # A trigger may be the migration's own, or of this run.
+        besides = step.up_destructive or destroys_besides(self.session, step.run.adds, repeated=whole)
         journal.put(
             self.session,
             self.ctx.request,
             Event.APPLIED,
-            repeated=repeated,
+            judged=self.ctx.format.TABLES if whole else None,
             verb=self.verb.verb,
             migration=step.name,
             checksum=step.checksum,
             down=step.down,
-            detail={"row": row_id, "destructive": self._destructive(step, whole=repeated), **replaced},
+            detail={"row": row_id, "destructive": besides, **replaced},
         )
-
-    def _destructive(self, step: PlannedMigration, *, whole: bool) -> bool:
-        """Whether it may have destroyed something; a trigger may be the migration's own, or of this run.
-
-        *whole*: its script has run in this transaction.
-        """
-        if step.up_destructive:
-            return True
-        if whole:
-            return destroyed(self.session, step.run.adds, self.ctx.format.TABLES)
-        return destroys_besides(self.session, step.run.adds)
 
     def _replaced(self) -> dict[str, Any]:
         """The row that the next one takes the place of, where the history has only one: for the journal."""

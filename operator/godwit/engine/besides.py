@@ -50,38 +50,6 @@ SELECT '', '' FROM added JOIN pg_class c USING (oid)
  WHERE c.relkind = 'v' OR EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid AND ev_type = '3')"""
 
 
-# What the transaction did to rows of tables that it did not make itself, whatever set it off: who writes to a
-# table has this lock (manual, section 13.3.1), and the counters are the transaction's own (section 28.2.21).
-# Nobody changes a system column's row in pg_attribute once its table was made; where that was here, or in a
-# savepoint, it is not older than the transaction (`age`, section 9.27).
-_CHANGED: Final = Repeated(
-    """
-SELECT EXISTS (
-  SELECT FROM (
-    SELECT relation FROM pg_locks
-     WHERE pid = pg_backend_pid() AND locktype = 'relation' AND mode = 'RowExclusiveLock'
-       AND relation >= 16384
-       AND pg_stat_get_xact_tuples_updated(relation) + pg_stat_get_xact_tuples_deleted(relation) > 0
-    OFFSET 0) AS written
-   WHERE age((SELECT a.xmin FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum = -1)) > 0
-     AND EXISTS (SELECT FROM pg_class c
-                  WHERE c.oid = relation AND c.relkind = 'r'
-                    AND c.relnamespace IS DISTINCT FROM to_regnamespace('godwit')::oid
-                    AND NOT c.relname = ANY (ARRAY(SELECT json_array_elements_text(%(own)s::json)))))""",
-    own="json",
-)
-
-
-def destroyed(session: Session, tables: Collection[str], own: Collection[str]) -> bool:
-    """Whether a script that adds rows to *tables* may have destroyed data, after it in its transaction.
-
-    That is: rows of a table that was there before were changed or deleted, or what happens besides may have
-    done what is not counted. *own* are the migration tool's tables. Raises psycopg.Error.
-    """
-    changed = session.repeat(_CHANGED, {"own": json.dumps(sorted(own))})
-    return destroys_besides(session, tables, repeated=True) or changed.fetchone() == (True,)
-
-
 def destroys_besides(session: Session, tables: Collection[str], *, repeated: bool = False) -> bool:
     """Whether data may be destroyed when rows are added to *tables*, named as SQL, as they stand now.
 

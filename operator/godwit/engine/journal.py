@@ -6,7 +6,8 @@ one more than the last, taken under a lock of the table, so that a rolled back r
 """
 
 import contextlib
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -21,9 +22,9 @@ from godwit.contract.outcome import Failure
 from godwit.contract.reasons import Reason
 from godwit.contract.request import StepRequest
 from godwit.engine.errors import StepFailed, fail
+from godwit.engine.journal_row import APPEND, APPEND_JUDGED
 from godwit.engine.message import Answer
 from godwit.engine.model import Declared, History, Script, Transaction
-from godwit.engine.repeated import Repeated
 from godwit.engine.session import Session
 
 SCHEMA: Final = "godwit"
@@ -138,29 +139,6 @@ _COLUMNS: Final = (
     "down_path, down_sql, txid, detail"
 )
 
-_APPEND: Final = Repeated(
-    """
-INSERT INTO godwit.journal (id, object, operation, spec_hash, step, attempt, verb, event, migration, checksum,
-                            statement, down_path, down_sql, detail)
-SELECT coalesce(max(id), 0) + 1, %(object)s, %(operation)s, %(spec_hash)s, %(step)s, %(attempt)s, %(verb)s,
-       %(event)s, %(migration)s, %(checksum)s, %(statement)s, %(down_path)s, %(down_sql)s, %(detail)s
-  FROM godwit.journal
-RETURNING id""",
-    object="text",
-    operation="text",
-    spec_hash="text",
-    step="text",
-    attempt="integer",
-    verb="text",
-    event="text",
-    migration="text",
-    checksum="text",
-    statement="integer",
-    down_path="text",
-    down_sql="text",
-    detail="jsonb",
-)
-
 # Whoever applied a migration again after it had been taken back may have applied another file.
 _KEPT_DOWNS: Final = """
 SELECT migration, down_path, down_sql, detail
@@ -252,9 +230,17 @@ def append(session: Session, request: StepRequest, event: Event, **facts: Unpack
 
 
 def put(
-    session: Session, request: StepRequest, event: Event, *, repeated: bool = False, **facts: Unpack[Facts]
+    session: Session,
+    request: StepRequest,
+    event: Event,
+    *,
+    judged: Collection[str] | None = None,
+    **facts: Unpack[Facts],
 ) -> Answer:
-    """Add a row in the open transaction; later. It is answered by its id. *repeated*: as `Session.repeat`."""
+    """Add a row in the open transaction; later. It is answered by its id.
+
+    *judged*: as APPEND_JUDGED, with these tables of the migration tool, and as `Session.repeat`.
+    """
     session.later("LOCK TABLE godwit.journal IN SHARE ROW EXCLUSIVE MODE")
     down, detail = facts.get("down"), facts.get("detail") or {}
     if down and down.transaction is not Transaction.JUDGED:
@@ -274,7 +260,9 @@ def put(
         "down_sql": down.text if down else None,
         "detail": Jsonb(detail),
     }
-    return session.repeat(_APPEND, values) if repeated else session.later(_APPEND.query, values)
+    if judged is None:
+        return session.later(APPEND, values)
+    return session.repeat(APPEND_JUDGED, values | {"own": json.dumps(sorted(judged))})
 
 
 def advance(session: Session, row_id: int, detail: dict[str, Any]) -> None:
