@@ -21,9 +21,9 @@ if ! $(PY) -m pip config list | grep -q index \
 then :; else $(PIP) --require-hashes -r requirements/dev.txt; fi
 endef
 CLUSTER := tests/cluster/node/cluster
-# Two test processes: more than the project's smallest machine has cores would only blur the tests' times.
-JOBS ?= 2
-# One more for the real Kubernetes: its tests wait for the kubelet for most of their time.
+# One test process more than the project's smallest machine has cores: for a third of their time they wait, those on
+# the real Kubernetes for its kubelet.
+JOBS ?= 3
 CLUSTER_JOBS ?= 3
 # What the real Kubernetes is started from is built (the first time: for a quarter of an hour) while the tests run
 # that need none of it, as far as they leave the processors idle.
@@ -54,7 +54,7 @@ test: $(VENV) ## Run every test, the real Kubernetes included (Linux, root, Node
 	wait $$ahead || { cat $(AHEAD_LOG) >&2; exit 1; }; \
 	$(PY) -m pytest -m cluster -n $(CLUSTER_JOBS) --dist worksteal --reruns 1 -rR $(ARGS)
 
-test-fast: $(VENV) ## Run the tests that need no cluster and little time (some three minutes on two cores)
+test-fast: $(VENV) ## Run the tests that need no cluster and little time (two to three minutes on two cores)
 	$(PY) -m pytest -m "not cluster and not slow" -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV) ## Check style, types, the two wings, generated files and the repository's own rules

@@ -11,6 +11,7 @@ from pathlib import Path
 from installed import LEAVE_OUT, MissingToolError, once
 
 _COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
+_ARCHIVE = "classes.jsa"
 
 
 def jars(folder: Path) -> Path:
@@ -32,6 +33,24 @@ def jars(folder: Path) -> Path:
         _check(jars, sums)
 
     return once([folder / "pom.xml", sums], install) / "jars"
+
+
+def classes(folder: Path, words: tuple[str, ...]) -> Path:
+    """What Java reads of the classes that it loads for *words*: a file for -XX:SharedArchiveFile (JEP 350).
+
+    Made once for each content of *folder*'s files and each Java. It is no failure when *words* end in one,
+    nor when Java does not take the file: it reads the classes itself then.
+    """
+    java = subprocess.run(["java", "-version"], capture_output=True, text=True, check=True).stderr
+
+    def install(made: Path) -> None:
+        command = ["java", f"-XX:ArchiveClassesAtExit={made / _ARCHIVE}", *words]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        if not (made / _ARCHIVE).exists():
+            raise MissingToolError(f"{' '.join(command)} left no archive: {done.stdout}{done.stderr}")
+
+    files = [folder / "pom.xml", folder / "sha256sums"]
+    return once(files, install, variant="\n".join([java, *words])) / _ARCHIVE
 
 
 def _download(pom: Path, target: Path) -> None:

@@ -4,6 +4,7 @@ import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import golang
@@ -97,6 +98,15 @@ def flyway() -> tuple[str, ...]:
     return ("java", *quick, "-cp", f"{jars}/*", "org.flywaydb.commandline.Main")
 
 
+@cache
+def _quicker_flyway() -> tuple[str, ...]:
+    """The same with what Java has read of its classes, which saves a third of a start."""
+    java, *words = flyway()
+    nowhere = ("-url=jdbc:postgresql://127.0.0.1:1/", "-user=x", "-password=x", "-connectRetries=0", "info")
+    archive = maven.classes(INTEROP / "flyway" / "tools", (*words, *nowhere))
+    return (java, f"-XX:SharedArchiveFile={archive}", "-Xlog:disable", *words)
+
+
 @dataclass(frozen=True)
 class Peer:
     """A tool in a team's folder, on its database, told in its own words."""
@@ -178,7 +188,7 @@ def _flyway_peer(uri: str, folder: Path) -> Peer:
     # The lock of a session, which lets it build an index concurrently; the key is the same.
     settings = ("-postgresql.transactional.lock=false", "-color=never")
     words = (
-        *flyway(),
+        *_quicker_flyway(),
         f"-url={where}",
         "-user=postgres",
         "-password=none",
