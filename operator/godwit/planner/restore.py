@@ -125,7 +125,7 @@ def _hold(seen: RestoreSeen, database: PostgresDatabase, now: datetime) -> Decis
 
 
 def _restoring(seen: RestoreSeen, database: PostgresDatabase, now: datetime) -> Decision:
-    status, backup = seen.restore.status, seen.backup
+    status, backup, order = seen.restore.status, seen.backup, seen.restore.spec.order
     record, found = status.step("restore"), seen.steps.get("restore", GONE)
     if backup is None and asks(record, found, now):
         text = f"Backup {seen.restore.spec.backup_ref.name} was deleted meanwhile."
@@ -142,7 +142,9 @@ def _restoring(seen: RestoreSeen, database: PostgresDatabase, now: datetime) -> 
         return decided(seen.restore, told, verdict, now, effects=progress.effects, again_in=progress.again_in)
     outcome = progress.outcome
     failure = outcome.failure
-    if failure is not None and repeatable(failure, None, progress.record.attempt):
+    # A run has no other way back, and nobody else writes while it holds the database: as it takes back.
+    late = order is not None and failure is not None and failure.reason is Reason.TOO_LATE
+    if failure is not None and (late or repeatable(failure, None, progress.record.attempt)):
         progress = again(progress, now)
         told = told.model_copy(update={"steps": (progress.record,)})
         verdict = Verdict.of(failure)

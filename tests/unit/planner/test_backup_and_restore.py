@@ -291,6 +291,15 @@ def test_a_restore_under_way_was_seen_so(found, expected, over, source):
     assert (stand(decision), decision.status.ended_at is not None) == (expected, over)
 
 
+def test_a_restore_that_a_run_ordered_is_tried_again_where_its_step_came_too_late():
+    """As taking back is: nobody else writes meanwhile, and the run has no other way back."""
+    own = restore(spec=ORDERED, status=BEGUN, finalizers=HELD)
+    decision = of_restore(own, BUSY, steps={"restore": finished(reason=Reason.TOO_LATE)})
+    assert (stand(decision), decision.status.ended_at) == (("False", "TooLate", False), None)
+    rested = touched(own, status=dict(decision.status))
+    assert only(of_restore(rested, BUSY, now=later(minutes=9)), StartStep).spec.request.attempt == 2
+
+
 def test_another_attempt_without_the_backup_is_none():
     told = {"steps": (record("restore", state="Crashed", retry_at=ago(seconds=1), crashes=1),)}
     decision = of_restore(restore(status=told, finalizers=HELD), source=None)
