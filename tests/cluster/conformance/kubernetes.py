@@ -183,6 +183,7 @@ async def operator_login(node: Node, admin: Rest, namespace: str) -> Path:
             "subjects": [{"kind": "ServiceAccount", "name": "godwit", "namespace": namespace}],
         },
     )
+    await _in_force(admin, namespace)
     ask = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
     account = f"/api/v1/namespaces/{namespace}/serviceaccounts/godwit"
     token = (await admin.call("POST", f"{account}/token", ask))["status"]["token"]
@@ -197,6 +198,22 @@ async def operator_login(node: Node, admin: Rest, namespace: str) -> Path:
     made = node.work / f"{namespace}.kubeconfig"
     made.write_text(yaml.safe_dump(config))
     return made
+
+
+async def _in_force(admin: Rest, namespace: str) -> None:
+    """Wait until the API server goes by the binding that was made last: it learns of them by watches."""
+    right = {"group": "godwit.dev", "resource": "postgresdatabases", "verb": "create", "namespace": namespace}
+    user = f"system:serviceaccount:{namespace}:godwit"
+    ask = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "spec": {"user": user, "resourceAttributes": right},
+    }
+
+    async def asked() -> Manifest:
+        return await admin.call("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", ask)
+
+    await eventually(asked, lambda review: review["status"]["allowed"])
 
 
 @asynccontextmanager
