@@ -166,19 +166,20 @@ def plan_of(
     target: str,
     history: History | None = None,
     operation: str = "",
-    predicting: bool = False,
+    ahead: bool = False,
 ) -> Plan:
     """The plan for the session's database as it stands, or as *history* says. Writes nothing.
 
-    What *operation* did itself does not count. *predicting*: it refuses what is sure to hold locks too long.
+    What *operation* did itself does not count. *ahead* of a run it also says what only people read of it, and
+    refuses what is sure to hold locks too long; made again under the lock it must only come out the same.
 
     Raises psycopg.Error, and StepFailed where the journal may not be read.
     """
-    invalid = session.execute(_INVALID_INDEXES, [session.schema]).fetchall()
+    invalid = session.execute(_INVALID_INDEXES, [session.schema]).fetchall() if ahead else []
     tool = format_of(source.format)
 
     def found_for(steps: Sequence[PlannedMigration]) -> list[Finding]:
-        predicted = hold_findings(session, steps, policy) if predicting else []
+        predicted = hold_findings(session, steps, policy) if ahead else []
         return [*key_findings(session, steps), *escape_findings(session, steps), *predicted]
 
     history = with_unfinished(session, history or tool.read_history(session), tool, operation)
@@ -191,7 +192,7 @@ def plan_of(
         policy=effective_policy(session, policy),
         target=target,
         journal_head=journal.head(session),
-        restore_obstacles=swap_obstacles(session) if policy.backup_required else (),
+        restore_obstacles=swap_obstacles(session) if ahead and policy.backup_required else (),
         invalid_indexes=[name for (name,) in invalid],
         found_for=found_for,
         destroys=lambda tables: destroys_besides(session, tables, repeated=True),
@@ -205,7 +206,7 @@ def plan_verb(session: Session, source: Source, verb: PlanInput) -> tuple[PlanOu
     Raises StepFailed with both beside it when the plan is refused: the failure is its first error.
     """
     try:
-        plan = plan_of(session, source, policy=verb.policy, target=verb.target or LATEST, predicting=True)
+        plan = plan_of(session, source, policy=verb.policy, target=verb.target or LATEST, ahead=True)
     except psycopg.Error as exc:
         # Somebody's lock on the history or the journal ends by itself: that is no reason to give up.
         locked = exc.sqlstate == "55P03"  # lock_not_available: the session's lock_timeout
