@@ -120,6 +120,13 @@ class Metadata(ApiModel):
         """Whether the object waits for its finalizers."""
         return self.deletion_timestamp is not None
 
+    def requested(self, before: str) -> str:
+        """The value of REQUESTED_AT, or the one that was seen *before* where there is none (any more).
+
+        To take the annotation away again, as Flux does with what kubectl has written, asks for nothing.
+        """
+        return self.annotations.get(REQUESTED_AT) or before
+
 
 class StepRecord(ApiModel):
     """One step of an object: which attempt it is at, and its outcome once it has one.

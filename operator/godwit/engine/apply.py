@@ -156,7 +156,8 @@ class _Applying:
     def _applied(self, step: PlannedMigration, row_id: str, *, whole: bool = False, **replaced: Any) -> None:
         """*whole*: its script has run in this transaction."""
         # A trigger may be the migration's own, or of this run.
-        besides = step.up_destructive or destroys_besides(self.session, step.run.adds, repeated=whole)
+        adds = step.run.adds
+        destructive = step.up_destructive or destroys_besides(self.session, adds, repeated=whole)
         journal.put(
             self.session,
             self.ctx.request,
@@ -166,7 +167,7 @@ class _Applying:
             migration=step.name,
             checksum=step.checksum,
             down=step.down,
-            detail={"row": row_id, "destructive": besides, **replaced},
+            detail={"row": row_id, "destructive": destructive, **replaced},
         )
 
     def _replaced(self) -> dict[str, Any]:

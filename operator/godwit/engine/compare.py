@@ -64,19 +64,18 @@ def aim(source: Source, history: History, target: str) -> Aim:
     Only a target that was named takes anything back. With something to take back, older pending migrations
     wait for the next plan.
     """
-    known = {m.name for m in source.migrations}
+    tool, known = format_of(source.format), {m.name for m in source.migrations}
     if target not in {LATEST, NOTHING} and target not in known:
-        last = newest(format_of(source.format), known)
+        last = newest(tool, known)
         how = f" Its newest is named {last}." if last else ""
-        return Aim(
-            findings=(error(Reason.TARGET_NOT_FOUND, f"No migration of the source is named {target}.{how}"),)
-        )
-    pending = format_of(source.format).pending(source, history)
+        text = f"No migration of the source is named {target}.{how}"
+        return Aim(findings=(error(Reason.TARGET_NOT_FOUND, text),))
+    pending = tool.pending(source, history)
     if target == LATEST:
         return Aim(ups=pending)
     if target == NOTHING:
         return Aim(downs=history.applied[::-1])
-    sort_key = format_of(source.format).sort_key
+    sort_key = tool.sort_key
     limit = sort_key(target)
     beyond = tuple(row for row in history.applied if sort_key(row.name) > limit)
     if beyond:

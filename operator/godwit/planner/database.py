@@ -92,12 +92,13 @@ def check_key(seen: DatabaseSeen) -> str:
     """What a look is for: generation, request, newest restore; another key asks for another look."""
     meta = seen.database.metadata
     restored = max((r.status.ended_at.isoformat() for r in seen.restores if r.status.ended_at), default="")
-    # The request comes last: it may hold any character, also the one that separates. To take the annotation
-    # away again, as Flux does with what kubectl has written, asks for nothing.
-    requested = meta.annotations.get(REQUESTED_AT) or "".join(
-        seen.database.status.check_key.split("/", 2)[2:]
-    )
-    return f"{meta.generation}/{restored}/{requested}"
+    # The request comes last: it may hold any character, also the one that separates.
+    return f"{meta.generation}/{restored}/{meta.requested(_request_of(seen.database.status.check_key))}"
+
+
+def _request_of(key: str) -> str:
+    """The request in a check's *key*; nothing where it has none."""
+    return "".join(key.split("/", 2)[2:])
 
 
 def _terminal(progress: StepProgress) -> bool:
@@ -176,7 +177,7 @@ def _identity_accepted(seen: DatabaseSeen, found: DatabaseIdentity) -> bool:
     if swap is not None and swap.status.identity is not None and swap.status.identity.same_database(found):
         return True
     requested = seen.database.metadata.annotations.get(REQUESTED_AT, "")
-    return bool(requested) and before.check_key.split("/", 2)[2:] != [requested]
+    return bool(requested) and _request_of(before.check_key) != requested
 
 
 def _settled(status: PostgresDatabaseStatus) -> Verdict:

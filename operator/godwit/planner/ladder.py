@@ -73,9 +73,7 @@ def rungs(fall: Fall) -> tuple[RungState, ...]:
     told = {state.rung: state for state in (fall.progress.rungs if fall.progress else ())}
     if Rung.RESTORE not in told or told[Rung.RESTORE].possible:
         told[Rung.RESTORE] = _restore_rung(fall)
-    for rung in Rung:
-        told.setdefault(rung, RungState(rung=rung, possible=False, why="not needed"))
-    known = [told.pop(rung) for rung in Rung]
+    known = [told.pop(rung, RungState(rung=rung, possible=False, why="not needed")) for rung in Rung]
     return (*known, *told.values())
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from godwit.api.common import FINALIZER, REQUESTED_AT
+from godwit.api.common import FINALIZER
 from godwit.api.database import PostgresDatabase
 from godwit.api.migration import DatabaseMigration, DatabaseMigrationStatus, PlanStatus
 from godwit.api.restore import DatabaseRestore
@@ -76,8 +76,8 @@ def decide(seen: MigrationSeen, now: datetime) -> Decision:
 
 
 def _asked(migration: DatabaseMigration) -> DatabaseMigration:
-    """With the request in its status: to take the annotation away again, as Flux does, asks for nothing."""
-    requested = migration.metadata.annotations.get(REQUESTED_AT) or migration.status.requested_at
+    """With the newest request in its status, which outlasts the annotation."""
+    requested = migration.metadata.requested(migration.status.requested_at)
     told = migration.status.model_copy(update={"requested_at": requested})
     return migration.model_copy(update={"status": told})
 
@@ -89,7 +89,7 @@ def plan_key(seen: MigrationSeen) -> str:
     own = {
         "generation": meta.generation,
         "source": seen.source.content or (source.image.to_json() if source.image else ""),
-        "requested": meta.annotations.get(REQUESTED_AT) or seen.migration.status.requested_at,
+        "requested": meta.requested(seen.migration.status.requested_at),
     }
     place = [database.metadata.uid, database.metadata.generation] if database else []
     return digest(own)[:OWN_PART] + digest(place)[:8]

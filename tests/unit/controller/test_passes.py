@@ -104,6 +104,20 @@ class Bench:
                     self.controller.changed(after)
             self.time += 0.1
 
+    def settled(self, *manifests: Manifest) -> None:
+        """These were applied, and nothing is due any more."""
+        for manifest in manifests:
+            self.controller.changed(self.cluster.apply(manifest))
+        self.drained()
+
+    def drained(self) -> set[Key]:
+        """What was due, and is not any more."""
+        due = set()
+        while (key := self.controller.queue.take()) is not None:
+            due.add(key)
+            self.controller.queue.done(key, after=None)
+        return due
+
     async def found(self) -> Manifest:
         found = await self.cluster.get(*_place(KEY))
         assert found is not None
@@ -112,6 +126,16 @@ class Bench:
     async def ready(self) -> Manifest:
         conditions = (await self.found())["status"]["conditions"]
         return next(c for c in conditions if c["type"] == "Ready")
+
+
+def of_database(key: Key, **spec: object) -> Manifest:
+    """An object of DATABASE."""
+    return {
+        "apiVersion": "godwit.dev/v1alpha1",
+        "kind": key.kind,
+        "metadata": {"name": key.name, "namespace": key.namespace},
+        "spec": {"databaseRef": {"name": "shop"}, **spec},
+    }
 
 
 def _place(key: Key) -> tuple[str, str, str]:
@@ -171,16 +195,7 @@ async def test_of_a_check_and_a_plan_that_end_together_the_plan_goes_first(clust
     bench = Bench(cluster)
     queue = bench.controller.queue
     plan = Key("DatabaseMigration", NAMESPACE, "books")
-    migration = {
-        "apiVersion": "godwit.dev/v1alpha1",
-        "kind": plan.kind,
-        "metadata": {"name": plan.name, "namespace": NAMESPACE},
-        "spec": {"databaseRef": {"name": "shop"}, "source": {"configMaps": [{"name": "books"}]}},
-    }
-    for manifest in (DATABASE, migration):
-        bench.controller.changed(cluster.apply(manifest))
-    while (key := queue.take()) is not None:
-        queue.done(key, after=None)
+    bench.settled(DATABASE, of_database(plan, source={"configMaps": [{"name": "books"}]}))
     bench.time = 10.0
     for key in (KEY, plan):
         bench.controller.step_changed(*_place(key), ended=True)
@@ -194,15 +209,11 @@ async def test_of_a_check_and_a_plan_that_end_together_the_plan_goes_first(clust
 async def test_what_a_pass_makes_is_looked_at_without_its_event(cluster: Cluster):
     bench = Bench(cluster)
     about = parse(cluster.apply(DATABASE))
-    backup = {
-        "apiVersion": "godwit.dev/v1alpha1",
-        "kind": "DatabaseBackup",
-        "metadata": {"name": "shop-1", "namespace": NAMESPACE, "annotations": {SPEC_HASH: "h"}},
-        "spec": {"databaseRef": {"name": "shop"}},
-    }
+    key = Key("DatabaseBackup", NAMESPACE, "shop-1")
+    backup = of_database(key)
+    backup["metadata"]["annotations"] = {SPEC_HASH: "h"}
     await bench.controller._actor.act(about, Create(backup))
-    key = bench.controller.queue.take()
-    assert key == Key("DatabaseBackup", NAMESPACE, "shop-1")
+    assert bench.controller.queue.take() == key
     bench.controller.queue.done(key, after=None)
     await bench.controller._actor.act(about, Create(backup))
     assert bench.controller.queue.take() is None
@@ -245,16 +256,8 @@ async def test_what_went_while_no_watch_saw_it_is_told_to_those_who_wait_for_it(
     bench = Bench(cluster)
     queue = bench.controller.queue
     place = Key("DatabaseBackup", NAMESPACE, "b")
-    backup = {
-        "apiVersion": "godwit.dev/v1alpha1",
-        "kind": place.kind,
-        "metadata": {"name": place.name, "namespace": NAMESPACE},
-        "spec": {"databaseRef": {"name": "shop"}},
-    }
-    for manifest in (DATABASE, backup):
-        bench.controller.changed(cluster.apply(manifest))
-    while (key := queue.take()) is not None:
-        queue.done(key, after=None)
+    backup = of_database(place)
+    bench.settled(DATABASE, backup)
     cluster.remove(*_place(place))
     look_up = cluster.get
 
@@ -268,10 +271,7 @@ async def test_what_went_while_no_watch_saw_it_is_told_to_those_who_wait_for_it(
     queue.add(place, "its group")
     assert queue.take() == place
     await bench.controller._serve(place)
-    due = set()
-    while (key := queue.take()) is not None:
-        due.add(key)
-        queue.done(key, after=None)
+    due = bench.drained()
     assert KEY in due
     assert (place in due) is made_anew
 
