@@ -37,6 +37,8 @@ class Node:
         self.programs = self.work / "bin"
         environment = {k: v for k, v in os.environ.items() if not k.startswith("KUBE")}
         environment |= {"NO_PROXY": _LOCAL, "no_proxy": _LOCAL}
+        # Go looks for garbage so often that it costs the API server a fifth of its time. Memory is what we have.
+        environment |= {"GOGC": "400", "GOMEMLIMIT": "1GiB"}
         environment["PATH"] = f"{self.programs}:{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
         self.processes = Processes(self.work, environment)
         self.kubeconfig = self.work / "admin.kubeconfig"
