@@ -16,7 +16,7 @@ from godwit.contract.outcome import VerifyOutcome
 from godwit.contract.policy import Environment
 from godwit.contract.reasons import Reason
 from godwit.contract.request import ObjectRef, StepRequest
-from godwit.engine import journal, ownership
+from godwit.engine import journal, ownership, timeline
 from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed
 from godwit.engine.formats.prisma import ADVISORY_KEY
@@ -59,7 +59,7 @@ def test_without_a_journal_everything_reads_as_empty_and_nothing_is_made(databas
     before = database.dump(without=())
     assert journal.head(session) == 0
     assert journal.head_of_others(session, "u1") == 0
-    assert journal.kept_downs(session, standing("r"), "") == {}
+    assert timeline.kept_downs(session, standing("r"), "") == {}
     assert journal.entries_of(session, "u1") == ()
     assert journal.find_done(session, ctx.request, "Apply") is None
     assert ownership.stamp(session) is None
@@ -103,7 +103,7 @@ def test_the_down_script_of_the_last_application_is_kept(ctx, session):
             detail={"row": row},
         )
     journal.append(session, ctx.request, journal.Event.APPLIED, verb="Apply", migration="m2", checksum="d")
-    kept = journal.kept_downs(session, standing("r2"), "")
+    kept = timeline.kept_downs(session, standing("r2"), "")
     assert {name: (s.path, s.text) for name, s in kept.items()} == {
         "m1": ("m1/down.sql", "DROP TABLE b; -- ü")
     }
@@ -115,10 +115,10 @@ def test_the_down_script_of_the_last_application_is_kept(ctx, session):
     ]
     assert entries[0].down is not None
     assert entries[2].down is None
-    assert journal.kept_downs(session, standing("another tool's"), "") == {}
+    assert timeline.kept_downs(session, standing("another tool's"), "") == {}
     journal.append(session, ctx.request, journal.Event.REVERTED, verb="Revert", migration="m1")
-    assert journal.kept_downs(session, standing("r2"), "") == {}
-    assert journal.kept_downs(session, standing("r2"), "u1").keys() == {"m1"}
+    assert timeline.kept_downs(session, standing("r2"), "") == {}
+    assert timeline.kept_downs(session, standing("r2"), "u1").keys() == {"m1"}
 
 
 def test_a_done_verb_is_found_by_its_operation_and_by_its_object_name(database, ctx, session):

@@ -24,7 +24,7 @@ from godwit.contract.request import StepRequest
 from godwit.engine.errors import StepFailed, fail
 from godwit.engine.journal_row import APPEND, APPEND_JUDGED
 from godwit.engine.message import Answer
-from godwit.engine.model import Declared, History, Script, Transaction
+from godwit.engine.model import Script, Transaction
 from godwit.engine.session import Session
 
 SCHEMA: Final = "godwit"
@@ -138,22 +138,6 @@ _COLUMNS: Final = (
     "id, at, object, operation, spec_hash, step, attempt, verb, event, migration, checksum, statement, "
     "down_path, down_sql, txid, detail"
 )
-
-# Whoever applied a migration again after it had been taken back may have applied another file.
-_KEPT_DOWNS: Final = """
-SELECT migration, down_path, down_sql, detail
-  FROM (SELECT DISTINCT ON (migration) migration, event, down_path, down_sql, detail
-          FROM godwit.journal
-         WHERE event = 'Applied' OR event = 'Reverted' AND operation <> %(besides)s
-         ORDER BY migration, id DESC) AS last
- WHERE event = 'Applied' AND down_sql IS NOT NULL AND detail ->> 'row' = ANY (%(rows)s)"""
-
-
-_CARRIED_OUT: Final = """
-SELECT DISTINCT r.detail ->> 'as', r.migration, r.detail ->> 'requestedAt' FROM godwit.journal AS r
- WHERE r.event = 'Resolved' AND r.operation <> %s
-   AND NOT EXISTS (SELECT FROM godwit.journal AS u
-                    WHERE u.event = 'Unresolved' AND u.operation = r.operation AND u.id > r.id)"""
 
 
 def exists(session: Session) -> bool:
@@ -290,29 +274,11 @@ def _max(session: Session, query: LiteralString, params: Sequence[object]) -> in
     return int(row[0] or 0) if row else 0
 
 
-def kept_downs(session: Session, history: History, besides: str) -> dict[str, Script]:
-    """The way back of each migration as it was when the row that stands in *history* was written; by name.
-
-    What the operation *besides* took back itself counts as not taken back.
-    """
-    if not check_rights(session):
-        return {}
-    ids = [row.id for row in history.applied]
-    rows = session.execute(_KEPT_DOWNS, {"besides": besides, "rows": ids})
-    return {name: _script(path, text, detail) for name, path, text, detail in rows}
-
-
-def _script(path: str, text: str, detail: dict[str, Any]) -> Script:
+def script_of(path: str, text: str, detail: dict[str, Any]) -> Script:
+    """The way back that a row keeps."""
     data = text.encode()
     transaction = Transaction(detail.get("downTransaction", Transaction.JUDGED))
     return Script(path=path, data=data, checksum=digest(data), transaction=transaction)
-
-
-def carried_out(session: Session, besides: str) -> frozenset[Declared]:
-    """The declarations on the history that operations other than *besides* carried out here, ever."""
-    if not check_rights(session):
-        return frozenset()
-    return frozenset(Declared(*row) for row in session.execute(_CARRIED_OUT, (besides,)))
 
 
 def entries_of(session: Session, operation: str) -> tuple[Entry, ...]:
@@ -330,7 +296,7 @@ def _entry(row: tuple[Any, ...]) -> Entry:
     plain = dict(zip((name.strip() for name in _COLUMNS.split(",")), row, strict=True))
     path, text = plain.pop("down_path"), plain.pop("down_sql")
     plain["event"] = Event(plain["event"])
-    return Entry(**plain, down=None if text is None else _script(path, text, plain["detail"]))
+    return Entry(**plain, down=None if text is None else script_of(path, text, plain["detail"]))
 
 
 def find_done(session: Session, request: StepRequest, verb: str) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from godwit.contract.outcome import Failure, Finding, Findings, PlanOutcome, Sev
 from godwit.contract.policy import Environment, Policy
 from godwit.contract.reasons import Reason
 from godwit.contract.request import Direction, PlanInput
-from godwit.engine import journal, ownership
+from godwit.engine import journal, ownership, timeline
 from godwit.engine.batch import batch_findings
 from godwit.engine.batch_key import key_findings
 from godwit.engine.besides import destroys_besides
@@ -187,7 +187,7 @@ def plan_of(
     return make_plan(
         source,
         history,
-        journal.kept_downs(session, history, operation),
+        timeline.kept_downs(session, history, operation),
         identity=session.identity,
         policy=effective_policy(session, policy),
         target=target,
@@ -196,7 +196,7 @@ def plan_of(
         invalid_indexes=[name for (name,) in invalid],
         found_for=found_for,
         destroys=lambda tables: destroys_besides(session, tables, repeated=True),
-        carried_out=journal.carried_out(session, operation) if policy.resolve or policy.baseline else (),
+        carried_out=timeline.carried_out(session, operation) if policy.resolve or policy.baseline else (),
     )
 
 

@@ -16,7 +16,7 @@ from godwit.contract.outcome import RestoreOutcome
 from godwit.contract.policy import Environment
 from godwit.contract.reasons import Reason
 from godwit.contract.request import BackupType, RestoreInput
-from godwit.engine import journal, ownership, swap
+from godwit.engine import journal, ownership, swap, timeline
 from godwit.engine.build import build, verify_built
 from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed, fail, from_postgres, reason_of, utc
@@ -346,18 +346,24 @@ def _carry_journal(job: _Job, live: Session, restored: Session, lost_rows: int) 
     stamp = ownership.stamp(live)
     with restored.transaction():
         journal.ensure(restored)
+        unseen, seen = timeline.unseen(restored), journal.head(restored)
         for table in ("journal", "settings"):
             swap.copy_table(live, restored, journal.SCHEMA, table)
         ownership.write_stamp(restored, Environment.stricter(request.environment, stamp))
         ownership.release(restored, request.operation)
+        own = journal.head(restored) + 1
         outcome = RestoreOutcome(
             identity=restored.identity.model_copy(update={"name": job.names.live}),
             old_database=job.names.old,
             state=job.manifest.state,
             current=job.manifest.current,
             lost_rows=lost_rows,
-            journal_head=journal.head(restored) + 1,
+            journal_head=own,
         )
-        detail = {"outcome": outcome.to_json(), "replaced": live.identity.key}
+        detail = {
+            "outcome": outcome.to_json(),
+            "replaced": live.identity.key,
+            "unseen": [*unseen, [seen + 1, own]],
+        }
         journal.append(restored, request, journal.Event.DONE, verb=VERB, detail=detail)
     return outcome

@@ -3,34 +3,37 @@
 from dataclasses import replace
 from typing import Final
 
+from psycopg import sql
+
 from godwit.engine import journal
 from godwit.engine.formats.base import MigrationFormat
 from godwit.engine.model import History, HistoryRow
 from godwit.engine.session import Session
+from godwit.engine.timeline import HAPPENED
 
-_BEGUN: Final = """
+_BEGUN: Final = sql.SQL("""
 SELECT migration, at
-  FROM (SELECT DISTINCT ON (migration) migration, at, event FROM godwit.journal AS j
+  FROM (SELECT DISTINCT ON (migration) migration, at, event FROM {happened} AS j
          WHERE verb = 'Apply' AND operation <> %s
            AND (event IN ('Started', 'Applied', 'Abandoned')
                 OR event = 'Resolved' AND NOT EXISTS (
-                     SELECT FROM godwit.journal AS u
+                     SELECT FROM {happened} AS u
                       WHERE u.event = 'Unresolved' AND u.operation = j.operation AND u.id > j.id))
          ORDER BY migration, id DESC) AS last
- WHERE event = 'Started'"""
+ WHERE event = 'Started'""").format(happened=HAPPENED)
 
 
-_TAKEN_HALF_BACK: Final = """
+_TAKEN_HALF_BACK: Final = sql.SQL("""
 SELECT migration, at
-  FROM (SELECT DISTINCT ON (migration) migration, at, event FROM godwit.journal AS j
+  FROM (SELECT DISTINCT ON (migration) migration, at, event FROM {happened} AS j
          WHERE operation <> %s
            AND (verb = 'Revert' AND event IN ('Started', 'Reverted', 'Abandoned')
                 OR event = 'Applied'
                 OR event = 'Resolved' AND NOT EXISTS (
-                     SELECT FROM godwit.journal AS u
+                     SELECT FROM {happened} AS u
                       WHERE u.event = 'Unresolved' AND u.operation = j.operation AND u.id > j.id))
          ORDER BY migration, id DESC) AS last
- WHERE event = 'Started'"""
+ WHERE event = 'Started'""").format(happened=HAPPENED)
 
 
 def with_unfinished(session: Session, history: History, format: MigrationFormat, besides: str) -> History:  # noqa: A002

@@ -1,0 +1,71 @@
+"""What happened on the timeline of a database: its journal without what a restore left behind.
+
+The journal goes along with every restore, so that what was done once is known for ever. But a database that
+was restored never saw what came between its backup and the restore: neither that a migration was applied or
+taken back, nor that a file was left half done, nor that somebody put the history right. Whoever asks what an
+operation did reads `journal.entries_of`; whoever asks what holds now reads HAPPENED.
+"""
+
+from typing import Final
+
+from psycopg import sql
+
+from godwit.engine import journal
+from godwit.engine.journal import script_of
+from godwit.engine.model import Declared, History, Script
+from godwit.engine.session import Session
+
+HAPPENED: Final = sql.SQL("""(
+SELECT * FROM godwit.journal WHERE NOT id <@ coalesce(
+       (SELECT range_agg(int8range((pair ->> 0)::bigint, (pair ->> 1)::bigint))
+          FROM jsonb_array_elements(
+               (SELECT detail -> 'unseen' FROM godwit.journal WHERE event = 'Done' AND verb = 'Restore'
+                 ORDER BY id DESC LIMIT 1)) AS pair), '{}'))""")
+"""The rows that this database saw; to be used as a table."""
+
+# Whoever applied a migration again after it had been taken back may have applied another file.
+_KEPT_DOWNS: Final = sql.SQL("""
+SELECT migration, down_path, down_sql, detail
+  FROM (SELECT DISTINCT ON (migration) migration, event, down_path, down_sql, detail
+          FROM {happened} AS j
+         WHERE event = 'Applied' OR event = 'Reverted' AND operation <> %(besides)s
+         ORDER BY migration, id DESC) AS last
+ WHERE event = 'Applied' AND down_sql IS NOT NULL AND detail ->> 'row' = ANY (%(rows)s)""").format(
+    happened=HAPPENED
+)
+
+_CARRIED_OUT: Final = sql.SQL("""
+SELECT DISTINCT r.detail ->> 'as', r.migration, r.detail ->> 'requestedAt' FROM {happened} AS r
+ WHERE r.event = 'Resolved' AND r.operation <> %s
+   AND NOT EXISTS (SELECT FROM {happened} AS u
+                    WHERE u.event = 'Unresolved' AND u.operation = r.operation AND u.id > r.id)""").format(
+    happened=HAPPENED
+)
+
+
+def unseen(session: Session) -> list[list[int]]:
+    """The rows that this database never saw: pairs of ids, the first one and the one after the last."""
+    row = session.execute(
+        "SELECT detail -> 'unseen' FROM godwit.journal WHERE event = 'Done' AND verb = 'Restore' "
+        "ORDER BY id DESC LIMIT 1"
+    ).fetchone()
+    return row[0] or [] if row else []
+
+
+def kept_downs(session: Session, history: History, besides: str) -> dict[str, Script]:
+    """The way back of each migration as it was when the row that stands in *history* was written; by name.
+
+    What the operation *besides* took back itself counts as not taken back.
+    """
+    if not journal.check_rights(session):
+        return {}
+    ids = [row.id for row in history.applied]
+    rows = session.execute(_KEPT_DOWNS, {"besides": besides, "rows": ids})
+    return {name: script_of(path, text, detail) for name, path, text, detail in rows}
+
+
+def carried_out(session: Session, besides: str) -> frozenset[Declared]:
+    """The declarations on the history that operations other than *besides* carried out here."""
+    if not journal.check_rights(session):
+        return frozenset()
+    return frozenset(Declared(*row) for row in session.execute(_CARRIED_OUT, (besides,)))
