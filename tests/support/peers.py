@@ -92,10 +92,10 @@ def atlas_library() -> Path:
 
 
 def flyway() -> tuple[str, ...]:
-    """Java with Flyway's command line. Raises MissingToolError."""
+    """Java with Flyway's command line, which asks nobody for a newer one. Raises MissingToolError."""
     jars = maven.jars(INTEROP / "flyway" / "tools")
     quick = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto")
-    return ("java", *quick, "-cp", f"{jars}/*", "org.flywaydb.commandline.Main")
+    return ("java", *quick, "-cp", f"{jars}/*", "org.flywaydb.commandline.Main", "-skipCheckForUpdate")
 
 
 @cache
