@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from layouts import GOLANG_MIGRATE
+from layouts import GOLANG_MIGRATE, GOOSE
 from scenarios.stage import Play, Stage, eventually
 
 from godwit.cli.pack import manifests
@@ -43,3 +43,27 @@ async def test_a_golang_migrate_folder_is_recognised_applied_and_taken_back(
     done = await play.up_to_date()
     assert done["status"]["current"] == "1"
     assert stage.store.psql("TABLE schema_migrations") == "1|f"
+
+
+async def test_what_a_goose_folder_left_half_done_is_restored_and_a_mended_one_goes_on(
+    stage: Stage, play: Play, tmp_path: Path
+) -> None:
+    """Goose's table has no word for half done; the journal's word ends with the restore."""
+    GOOSE.write(tmp_path, 1, "CREATE TABLE a (id int PRIMARY KEY);", "DROP TABLE a;")
+    await give(stage, tmp_path)
+    await play.database(rollback={"automaticRestore": True, "acceptDataLoss": True})
+    await play.migration(format="Goose")
+    await play.up_to_date()
+    before = stage.store.dump()
+
+    GOOSE.write(tmp_path, 2, "CREATE TABLE b (id int);\nSELECT 1/0;", "DROP TABLE b;", transaction=False)
+    await give(stage, tmp_path)
+    await play.stalled("PartiallyApplied")
+    assert stage.store.dump() == before
+    await play.settled()
+
+    GOOSE.write(tmp_path, 2, "CREATE TABLE b (id int);", "DROP TABLE b;")
+    await give(stage, tmp_path)
+    done = await play.up_to_date()
+    assert done["status"]["current"] == "2"
+    assert await play.runs() == ["shop-1", "shop-2", "shop-3"]
