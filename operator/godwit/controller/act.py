@@ -42,9 +42,7 @@ class NotDoneError(Exception):
 class Actor:
     """Carries out effects on a cluster."""
 
-    def __init__(
-        self, cluster: Cluster, slots: Slots, made: Callable[[Manifest], None] = lambda _: None
-    ) -> None:
+    def __init__(self, cluster: Cluster, slots: Slots, made: Callable[[Manifest], None]) -> None:
         """*made* is told of each object of the five kinds that was created."""
         self._cluster = cluster
         self._slots = slots

@@ -279,7 +279,10 @@ async def test_what_went_while_no_watch_saw_it_is_told_to_those_who_wait_for_it(
 async def test_a_document_that_the_api_server_refuses_keeps_nothing_else_from_being_done(cluster: Cluster):
     cluster.full = True
     about = parse(cluster.apply(DATABASE))
-    assert await Actor(cluster, Slots(1)).act(about, SaveDocument(NAMESPACE, "job", "shop-plan-1")) is None
+    assert (
+        await Actor(cluster, Slots(1), print).act(about, SaveDocument(NAMESPACE, "job", "shop-plan-1"))
+        is None
+    )
     assert await cluster.get("ConfigMap", NAMESPACE, "shop-plan-1") is None
 
 
@@ -301,7 +304,7 @@ async def test_whatever_the_api_server_refuses_is_told_with_its_own_words(cluste
     for name in ("set_finalizer", "delete", "delete_step", "apply_status"):
         setattr(cluster, name, refuse)
     with pytest.raises(NotDoneError, match=r"shop.*: denied by policy hands-off") as caught:
-        await Actor(cluster, Slots(1)).act(about, effect)
+        await Actor(cluster, Slots(1), print).act(about, effect)
     assert caught.value.failure.reason is Reason.POD_REFUSED
 
 
@@ -330,7 +333,7 @@ async def test_what_is_left_of_an_owner_that_was_made_anew_is_waited_out(
     wanted = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": copy}
     cluster.found = {**wanted, "metadata": {**copy, **change}}
     with pytest.raises(error):
-        await Actor(cluster, Slots(1)).act(about, Create(wanted))
+        await Actor(cluster, Slots(1), print).act(about, Create(wanted))
 
 
 async def test_whoever_waits_for_a_slot_is_woken_when_one_is_free_and_asks_seldom_before(cluster: Cluster):
