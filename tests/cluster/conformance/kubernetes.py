@@ -17,7 +17,7 @@ import yaml
 from conformance.bed import eventually
 from godwit.api.kinds import KINDS
 from godwit.cluster.kubernetes import KubernetesCluster
-from godwit.cluster.port import Manifest, RefusedError
+from godwit.cluster.port import Manifest, RefusedError, UnavailableError
 from godwit.cluster.rest import AnswerError, Rest, path_of
 
 CHART = Path(__file__).parents[3] / "helm" / "godwit"
@@ -138,8 +138,17 @@ async def empty_namespace(rest: Rest, name: str) -> None:
     """Delete every object of ours in a namespace; what they own goes with them."""
     for kind in KINDS:
         with contextlib.suppress(AnswerError):  # the kind itself is gone
-            await rest.call("DELETE", path_of(kind, name))
+            await _delete_all(rest, path_of(kind, name))
     await _let_go(rest, name)
+
+
+async def _delete_all(rest: Rest, path: str) -> None:
+    """Many may take longer than one answer is waited for: the request is sent again, for what is left."""
+    for _ in range(5):
+        with contextlib.suppress(UnavailableError):
+            await rest.call("DELETE", path)
+            return
+    await rest.call("DELETE", path)
 
 
 async def _let_go(rest: Rest, namespace: str) -> None:
