@@ -207,7 +207,7 @@ CATALOGUE: dict[Reason, Advice] = {
     Reason.ENCODING_INVALID: _t("A file is not valid UTF-8, or holds a NUL or a byte order mark.", "Save the file as UTF-8."),
     Reason.STATEMENT_REFUSED: _t("A statement cannot be run by a migration.", "Change the file as the message says."),
     Reason.PROVIDER_MISMATCH: _t("migration_lock.toml names another provider than postgresql.", "Use the migrations that were made for PostgreSQL."),
-    Reason.TARGET_NOT_FOUND: _t("No migration has the name of `spec.targetVersion`.", "Correct the name, or bring the source that has it."),
+    Reason.TARGET_NOT_FOUND: _t("`spec.targetVersion` names no migration, or one that nothing leads to.", "Correct the name, or bring the source that has it."),
     Reason.EDITED_MIGRATION: _t("A migration was edited after it had been applied.", "Restore the file as it was, and make a new migration; or set `spec.editedMigrations` to Warn or Accept."),
     Reason.MISSING_ON_DISK: _t("The history has a migration that the source lacks.", "Bring it back into the source, or set `spec.targetVersion` to go down."),
     Reason.FAILED_EARLIER: _t("The history has a migration that failed and was not resolved.", "Bring the database in order, then say in `spec.resolve` what became of it, or to the migration tool (`prisma migrate resolve`, `migrate force`, `flyway repair`, `atlas migrate apply`)."),

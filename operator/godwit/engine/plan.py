@@ -16,7 +16,7 @@ from godwit.engine.batch import batch_findings
 from godwit.engine.batch_key import key_findings
 from godwit.engine.besides import destroys_besides
 from godwit.engine.compare import LATEST, aim, compare, downgrade_finding, newest, resolve_finding, warning
-from godwit.engine.errors import StepFailed, from_postgres
+from godwit.engine.errors import StepFailed, fail, from_postgres
 from godwit.engine.escapes import escape_findings
 from godwit.engine.formats.base import MigrationFormat
 from godwit.engine.formats.registry import format_of
@@ -182,6 +182,7 @@ def plan_of(
         predicted = hold_findings(session, steps, policy) if ahead else []
         return [*key_findings(session, steps), *escape_findings(session, steps), *predicted]
 
+    declares = policy.resolve or policy.baseline
     history = with_unfinished(session, history or tool.read_history(session), tool, operation)
     history = tool.fill(history, source)
     return make_plan(
@@ -196,7 +197,7 @@ def plan_of(
         invalid_indexes=[name for (name,) in invalid],
         found_for=found_for,
         destroys=lambda tables: destroys_besides(session, tables, repeated=True),
-        carried_out=timeline.carried_out(session, operation) if policy.resolve or policy.baseline else (),
+        carried_out=timeline.carried_out(session, source.format, operation) if declares else (),
     )
 
 
@@ -205,6 +206,10 @@ def plan_verb(session: Session, source: Source, verb: PlanInput) -> tuple[PlanOu
 
     Raises StepFailed with both beside it when the plan is refused: the failure is its first error.
     """
+    named = source.get(verb.target)
+    if named is not None and named.repeatable:
+        text = f"{named.name} is a repeatable, which comes after every version: no target. Name a version."
+        raise fail(Reason.TARGET_NOT_FOUND, text, standing="Nothing was changed.", migration=named.name)
     try:
         plan = plan_of(session, source, policy=verb.policy, target=verb.target or LATEST, ahead=True)
     except psycopg.Error as exc:

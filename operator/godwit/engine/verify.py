@@ -33,10 +33,11 @@ def verify_verb(ctx: StepContext, verb: VerifyInput) -> VerifyOutcome:
         if done is not None:
             ctx.resumed.set()
             return VerifyOutcome.model_validate(done)
-        history = ctx.format.read_history(session)
+        tool = ctx.format_in(session, verb.state)
+        history = tool.read_history(session)
         outcome = VerifyOutcome(
             state=history.state,
-            current=newest(ctx.format, (row.name for row in history.applied)),
+            current=newest(tool, (row.name for row in history.applied)),
             checks=len(verb.checks),
             journal_head=journal.head(session),
             fingerprint=fingerprint(session, ctx.request.connection.schemas),

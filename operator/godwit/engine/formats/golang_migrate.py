@@ -44,9 +44,15 @@ def read_history(session: Session) -> History:
 
     A table of that name with other columns is another tool's, and as good as none.
     """
-    if common.columns(session, TABLE).keys() != COLUMNS.keys():
-        unmanaged = common.other_tables(session, "")
-        return History(session.schema, exists=False, unmanaged_tables=unmanaged, newest_only=True)
+    columns = common.columns(session, TABLE)
+    if columns.keys() != COLUMNS.keys():
+        return History(
+            session.schema,
+            exists=False,
+            unmanaged_tables=common.other_tables(session, ""),
+            newest_only=True,
+            in_the_way=TABLE if columns else "",
+        )
     rows = _rows(session)
     unmanaged = not rows and common.other_tables(session, TABLE)
     return History(session.schema, exists=True, rows=rows, unmanaged_tables=unmanaged, newest_only=True)
