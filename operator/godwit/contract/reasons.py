@@ -211,7 +211,7 @@ CATALOGUE: dict[Reason, Advice] = {
     Reason.EDITED_MIGRATION: _t("A migration was edited after it had been applied.", "Restore the file as it was, and make a new migration; or set `spec.editedMigrations` to Warn or Accept."),
     Reason.MISSING_ON_DISK: _t("The history has a migration that the source lacks.", "Bring it back into the source, or set `spec.targetVersion` to go down."),
     Reason.FAILED_EARLIER: _t("The history has a migration that failed and was not resolved.", "Bring the database in order, then say in `spec.resolve` what became of it, or to the migration tool (`prisma migrate resolve`, `migrate force`, `flyway repair`, `atlas migrate apply`)."),
-    Reason.OUT_OF_ORDER: _p("A pending migration is older than an applied one.", "Check that it does not depend on order."),
+    Reason.OUT_OF_ORDER: _t("A pending migration is older than an applied one.", "Give it a version that is newer than what is applied; where the tool allows it and this is a warning, check that it does not depend on order."),
     Reason.HISTORY_MISSING: _t("The schema has tables but no history.", "Name in `spec.baseline` the newest migration that it has already, or to the migration tool (`prisma migrate resolve --applied`, `migrate force`, `flyway baseline`, `atlas migrate set`)."),
     Reason.RESOLVED: _p("`spec.resolve` or `spec.baseline` changes what the history says; nothing of those migrations runs."),
     Reason.RESOLVE_REFUSED: _t("`spec.resolve` or `spec.baseline` says what cannot be carried out, or what the tool's history cannot say.", "Take the entry out, or correct it as the message says."),

@@ -176,7 +176,10 @@ def check_base(session: Session, ref: PlanRef, own: Own, format: MigrationFormat
     """
     history = format.read_history(session)
     standing = {row.id for row in history.applied}
-    applied = list(own.applied.items())[-1:] if history.newest_only else own.applied.items()
+    applied = list(own.applied.items())
+    if history.newest_only:  # a file that began has taken the row of the one before
+        half = own.unfinished("Apply")
+        applied = [] if any(row.name == half for row in history.failed) else applied[-1:]
     gone = [name for name, entry in applied if entry.detail["row"] not in standing]
     base = own.without(history)
     if gone or base.state != ref.from_state:

@@ -184,7 +184,11 @@ def plan_of(
 
     declares = policy.resolve or policy.baseline
     history = with_unfinished(session, history or tool.read_history(session), tool, operation)
-    history = tool.fill(history, source)
+    besides: list[str] = []
+    if history.newest_only and source.get(target):  # an older source does not know what is to be taken back
+        limit = tool.sort_key(target)
+        besides = [name for name in timeline.versions(session, operation) if tool.sort_key(name) > limit]
+    history = tool.fill(history, source, besides)
     return make_plan(
         source,
         history,
