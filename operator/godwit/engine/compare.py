@@ -32,6 +32,12 @@ def newest(tool: MigrationFormat, names: Iterable[str]) -> str:
     return max(names, key=tool.sort_key, default=NOTHING)
 
 
+def newest_of(tool: MigrationFormat, history: History) -> str:
+    """The same of *history*, in which a baseline stands for what has no rows."""
+    baseline = (history.baseline,) if history.baseline else ()
+    return newest(tool, (*(row.name for row in history.applied), *baseline))
+
+
 @dataclass(frozen=True)
 class Aim:
     """What is to run: `ups` in order, or `downs` with the newest application first; never both."""

@@ -14,7 +14,7 @@ from godwit.contract.outcome import BackupOutcome, DeleteBackupOutcome, VerifyBa
 from godwit.contract.reasons import Reason
 from godwit.contract.request import BackupInput, BackupType, DeleteBackupInput, VerifyBackupInput
 from godwit.engine import journal
-from godwit.engine.compare import newest
+from godwit.engine.compare import newest_of
 from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed, fail, from_postgres
 from godwit.engine.holding import held
@@ -196,7 +196,7 @@ def _dump(ctx: StepContext, store: Store, verb: BackupInput, session: Session, d
         snapshot=snapshot,
         ended_at=_time(ended_at),
         state=history.state,
-        current=newest(tool, (row.name for row in history.applied)),
+        current=newest_of(tool, history),
         journal_head=head,
         tables=tables,
         **facts,

@@ -12,7 +12,7 @@ from godwit.contract.policy import Policy
 from godwit.contract.reasons import Reason
 from godwit.contract.request import PlanRef
 from godwit.engine import journal
-from godwit.engine.compare import newest
+from godwit.engine.compare import newest_of
 from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed, fail
 from godwit.engine.formats.base import MigrationFormat
@@ -223,6 +223,15 @@ def facts(ctx: StepContext, session: Session, own: Own, total: int) -> Facts:
         )
 
 
+def _current(ctx: StepContext, own: Own, history: History) -> str:
+    """Where the database is; the one row that a history may have can be that of a file which is half done."""
+    if not history.newest_only or not history.failed:
+        return newest_of(ctx.format, history)
+    begun = [e for e in own.entries if e.event is Event.STARTED and e.migration == history.failed[-1].name]
+    replaced = begun[-1].detail.get("replaced", ()) if begun else ()
+    return str(replaced[-1]["name"]) if replaced else ""
+
+
 def _facts(ctx: StepContext, session: Session, total: int) -> Facts:
     own = Own.read(session, ctx.request.operation)
     history = ctx.format.read_history(session)
@@ -231,7 +240,7 @@ def _facts(ctx: StepContext, session: Session, total: int) -> Facts:
         reverted=len(own.reverted),
         resolved=own.resolved_count,
         total=total,
-        current=newest(ctx.format, (row.name for row in history.applied)),
+        current=_current(ctx, own, history),
         state=history.state,
         journal_head=journal.head(session),
     )

@@ -15,7 +15,16 @@ from godwit.engine import journal, ownership, timeline
 from godwit.engine.batch import batch_findings
 from godwit.engine.batch_key import key_findings
 from godwit.engine.besides import destroys_besides
-from godwit.engine.compare import LATEST, aim, compare, downgrade_finding, newest, resolve_finding, warning
+from godwit.engine.compare import (
+    LATEST,
+    aim,
+    compare,
+    downgrade_finding,
+    newest,
+    newest_of,
+    resolve_finding,
+    warning,
+)
 from godwit.engine.errors import StepFailed, fail, from_postgres
 from godwit.engine.escapes import escape_findings
 from godwit.engine.formats.base import MigrationFormat
@@ -100,6 +109,7 @@ def make_plan(
     leaving = {row.name for row in chosen.downs}
     expected = {row.name: row.checksum for row in history.applied if row.name not in leaving}
     expected |= {m.name: m.up.checksum for m in chosen.ups}
+    begins = [history.baseline] if source.get(history.baseline) else []
     findings.sort(key=lambda f: _ORDER[f.severity])
     taken = content_digest(source.format, content, direction)
     to_state = _state_of(tool, history, expected)
@@ -118,8 +128,8 @@ def make_plan(
         ),
         from_state=found.state,
         to_state=to_state,
-        current=newest(tool, (row.name for row in found.applied)),
-        target=newest(tool, expected),
+        current=newest_of(tool, found),
+        target=newest(tool, [*expected, *begins]),
         applied=len(found.applied),
         pending=len(content),
         pending_names=tuple(name for name, _, _ in content[:_FIRST_NAMES]),

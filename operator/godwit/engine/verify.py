@@ -13,7 +13,7 @@ from godwit.contract.reasons import Reason
 from godwit.contract.request import VerifyInput
 from godwit.engine import journal, ownership
 from godwit.engine.catalog import fingerprint, invalid_indexes
-from godwit.engine.compare import newest
+from godwit.engine.compare import newest_of
 from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed, fail
 from godwit.engine.journal import Event
@@ -37,7 +37,7 @@ def verify_verb(ctx: StepContext, verb: VerifyInput) -> VerifyOutcome:
         history = tool.read_history(session)
         outcome = VerifyOutcome(
             state=history.state,
-            current=newest(tool, (row.name for row in history.applied)),
+            current=newest_of(tool, history),
             checks=len(verb.checks),
             journal_head=journal.head(session),
             fingerprint=fingerprint(session, ctx.request.connection.schemas),

@@ -76,8 +76,11 @@ def test_what_a_baseline_stands_for_is_no_target(of):
     met = refused(lambda: team.planned("1"))
     assert (met.reason, met.migration) == (Reason.TARGET_NOT_FOUND, "1")
     assert "2 at the oldest" in met.message
-    assert team.revert("u2", RevertScope.PLAN, team.plan("2")).reverted == 1
-    assert team.planned("2").direction is None
+    plan = team.plan("2")
+    outcome = team.revert("u2", RevertScope.PLAN, plan)
+    assert (outcome.reverted, outcome.current, plan.target) == (1, "2", "2")
+    after = team.planned("2")
+    assert (after.direction, after.current) == (None, "2")
 
 
 def test_what_atlas_passes_over_is_no_target(of):

@@ -57,6 +57,15 @@ def half(team):
     return team
 
 
+def test_where_the_database_is_when_a_file_behind_another_is_half_done(team):
+    first = team.add(1, "CREATE TABLE a (id int);", "DROP TABLE a;")
+    body = HALF.get(team.format, "CREATE TABLE b (id int);\nSELECT 1/0;")
+    team.add(2, body, "DROP TABLE b;", transaction=False)
+    with pytest.raises(StepFailed) as raised:
+        team.apply()
+    assert raised.value.outcome.current == first
+
+
 def mend(team):
     """The file as it should have been; a later one after it."""
     team.add(2, "CREATE TABLE b (id int);", "DROP TABLE b;", transaction=team.format is Format.GOLANG_MIGRATE)
