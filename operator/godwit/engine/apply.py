@@ -62,7 +62,7 @@ class _Applying:
         todo = [s for s in self.steps if s.name not in applied]
         if plan.resolutions and not self.own.resolved:
             self.ctx.point("apply.before_resolve")
-            carry_out(self.ctx, self.session, plan.resolutions, self.verb.verb)
+            carry_out(self.ctx, self.session, self.source, plan.resolutions, self.verb.verb)
             self.ctx.point("apply.after_resolve")
         with start_run(self.ctx, self.session, self.verb.policy, self.verb.verb) as run:
             run.reporter.plan([s.name for s in self.steps])

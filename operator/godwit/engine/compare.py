@@ -32,6 +32,12 @@ def newest(tool: MigrationFormat, names: Iterable[str]) -> str:
     return max(names, key=tool.sort_key, default=NOTHING)
 
 
+def newest_of(tool: MigrationFormat, history: History) -> str:
+    """The same of *history*, in which a baseline stands for what has no rows."""
+    baseline = (history.baseline,) if history.baseline else ()
+    return newest(tool, (*(row.name for row in history.applied), *baseline))
+
+
 @dataclass(frozen=True)
 class Aim:
     """What is to run: `ups` in order, or `downs` with the newest application first; never both."""
@@ -77,10 +83,25 @@ def aim(source: Source, history: History, target: str) -> Aim:
         return Aim(downs=history.applied[::-1])
     sort_key = tool.sort_key
     limit = sort_key(target)
+    if _below_the_first(tool, source, history, target):
+        text = (
+            f"{target} is older than {history.baseline}, with which the history begins: what is older counts "
+            f"as there, and nothing takes it back. The target can be {history.baseline} at the oldest."
+        )
+        return Aim(findings=(error(Reason.TARGET_NOT_FOUND, text, target),))
     beyond = tuple(row for row in history.applied if sort_key(row.name) > limit)
     if beyond:
         return Aim(downs=beyond[::-1])
     return Aim(ups=tuple(m for m in pending if sort_key(m.name) <= limit))
+
+
+def _below_the_first(tool: MigrationFormat, source: Source, history: History, target: str) -> bool:
+    """Whether *target* is among what the history counts as there and knows nothing of."""
+    migration = source.get(target)
+    if not history.baseline or migration is None or migration.repeatable:
+        return False
+    known = {row.name for row in history.applied}
+    return target not in known and tool.sort_key(target) < tool.sort_key(history.baseline)
 
 
 def compare(
@@ -152,7 +173,16 @@ def _history_findings(history: History) -> list[Finding]:
         )
         for name, at in history.half_back
     ]
-    if history.unmanaged_tables and not history.exists:
+    if history.in_the_way:
+        table = f"{history.schema}.{history.in_the_way}"
+        found.append(
+            error(
+                Reason.HISTORY_MISSING,
+                f"The table {table} is another tool's history, and this tool's is to have that name. "
+                "Rename it or, when nobody needs it any more, drop it.",
+            )
+        )
+    elif history.unmanaged_tables and not history.exists:
         found.append(
             error(Reason.HISTORY_MISSING, f"The schema {history.schema} has tables, but no history table.")
         )

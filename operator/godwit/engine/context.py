@@ -143,10 +143,22 @@ class StepContext:
 
         if self.request.format is not Format.AUTO:
             return format_of(self.request.format)
-        if self.source_dir.is_dir() and any(self.source_dir.iterdir()):
+        if self._has_source:
             return format_of(self.source().format)
         with self.session() as session:
             return shown_by(session)
+
+    @property
+    def _has_source(self) -> bool:
+        return self.source_dir.is_dir() and any(self.source_dir.iterdir())
+
+    def format_in(self, session: "Session", state: str) -> "MigrationFormat":
+        """As `format`; of several tools' tables the one that is in *state* (nothing: not known)."""
+        from godwit.engine.formats.shown import shown_by  # noqa: PLC0415  as above
+
+        if self.request.format is not Format.AUTO or self._has_source:
+            return self.format
+        return shown_by(session, state)
 
     def source(self) -> "Source":
         """The mounted migrations, if they are the ones that were planned.

@@ -14,7 +14,7 @@ from godwit.contract.outcome import BackupOutcome, DeleteBackupOutcome, VerifyBa
 from godwit.contract.reasons import Reason
 from godwit.contract.request import BackupInput, BackupType, DeleteBackupInput, VerifyBackupInput
 from godwit.engine import journal
-from godwit.engine.compare import newest
+from godwit.engine.compare import newest_of
 from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed, fail, from_postgres
 from godwit.engine.holding import held
@@ -163,7 +163,8 @@ def _dump(ctx: StepContext, store: Store, verb: BackupInput, session: Session, d
         (exported,) = _row(session, "SELECT pg_export_snapshot()")
         names = ("started_at", "lsn", "encoding", "collate", "ctype", "extensions")
         facts = dict(zip(names, _row(session, _FACTS), strict=True))
-        history = ctx.format.read_history(session)
+        tool = ctx.format_in(session, verb.from_state)
+        history = tool.read_history(session)
         if verb.from_state not in ("", history.state):
             raise fail(
                 Reason.STATE_MOVED, "The history is no longer the one that was planned.", standing=_UNTOUCHED
@@ -195,7 +196,7 @@ def _dump(ctx: StepContext, store: Store, verb: BackupInput, session: Session, d
         snapshot=snapshot,
         ended_at=_time(ended_at),
         state=history.state,
-        current=newest(ctx.format, (row.name for row in history.applied)),
+        current=newest_of(tool, history),
         journal_head=head,
         tables=tables,
         **facts,

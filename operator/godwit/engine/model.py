@@ -121,9 +121,11 @@ class History:
     unmanaged_tables: bool = False
     """Whether the schema holds tables although there is no history table."""
     baseline: str = ""
-    """The version up to which the tool was told that everything is there."""
+    """The version up to which everything counts as there, although there are no rows of it."""
     newest_only: bool = False
     """Whether the table knows the newest migration only, which stands for all before it."""
+    in_the_way: str = ""
+    """Another tool's table that has the history table's name."""
     half_back: tuple[tuple[str, datetime], ...] = ()
     """Applied migrations whose way back is half done by Godwit's journal, and when that began."""
 
@@ -175,11 +177,13 @@ class Resolution:
     """Migrations that it marks as applied."""
     baseline: str = ""
     """The version that the tool is told to begin after, where it has a word for that."""
+    whole: bool = False
+    """Whether it ends what the journal says of a way back that is half done."""
 
     @property
     def effective(self) -> bool:
-        """Whether it changes the history."""
-        return bool(self.rolled_back or self.applied or self.baseline)
+        """Whether it changes the history, or what the journal adds to it."""
+        return bool(self.rolled_back or self.applied or self.baseline or self.whole)
 
 
 class Mode(StrEnum):

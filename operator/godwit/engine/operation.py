@@ -12,7 +12,7 @@ from godwit.contract.policy import Policy
 from godwit.contract.reasons import Reason
 from godwit.contract.request import PlanRef
 from godwit.engine import journal
-from godwit.engine.compare import newest
+from godwit.engine.compare import newest_of
 from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed, fail
 from godwit.engine.formats.base import MigrationFormat
@@ -176,7 +176,10 @@ def check_base(session: Session, ref: PlanRef, own: Own, format: MigrationFormat
     """
     history = format.read_history(session)
     standing = {row.id for row in history.applied}
-    applied = list(own.applied.items())[-1:] if history.newest_only else own.applied.items()
+    applied = list(own.applied.items())
+    if history.newest_only:  # a file that began has taken the row of the one before
+        half = own.unfinished("Apply")
+        applied = [] if any(row.name == half for row in history.failed) else applied[-1:]
     gone = [name for name, entry in applied if entry.detail["row"] not in standing]
     base = own.without(history)
     if gone or base.state != ref.from_state:
@@ -220,6 +223,15 @@ def facts(ctx: StepContext, session: Session, own: Own, total: int) -> Facts:
         )
 
 
+def _current(ctx: StepContext, own: Own, history: History) -> str:
+    """Where the database is; the one row that a history may have can be that of a file which is half done."""
+    if not history.newest_only or not history.failed:
+        return newest_of(ctx.format, history)
+    begun = [e for e in own.entries if e.event is Event.STARTED and e.migration == history.failed[-1].name]
+    replaced = begun[-1].detail.get("replaced", ()) if begun else ()
+    return str(replaced[-1]["name"]) if replaced else ""
+
+
 def _facts(ctx: StepContext, session: Session, total: int) -> Facts:
     own = Own.read(session, ctx.request.operation)
     history = ctx.format.read_history(session)
@@ -228,7 +240,7 @@ def _facts(ctx: StepContext, session: Session, total: int) -> Facts:
         reverted=len(own.reverted),
         resolved=own.resolved_count,
         total=total,
-        current=newest(ctx.format, (row.name for row in history.applied)),
+        current=_current(ctx, own, history),
         state=history.state,
         journal_head=journal.head(session),
     )

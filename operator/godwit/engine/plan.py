@@ -15,8 +15,17 @@ from godwit.engine import journal, ownership, timeline
 from godwit.engine.batch import batch_findings
 from godwit.engine.batch_key import key_findings
 from godwit.engine.besides import destroys_besides
-from godwit.engine.compare import LATEST, aim, compare, downgrade_finding, newest, resolve_finding, warning
-from godwit.engine.errors import StepFailed, from_postgres
+from godwit.engine.compare import (
+    LATEST,
+    aim,
+    compare,
+    downgrade_finding,
+    newest,
+    newest_of,
+    resolve_finding,
+    warning,
+)
+from godwit.engine.errors import StepFailed, fail, from_postgres
 from godwit.engine.escapes import escape_findings
 from godwit.engine.formats.base import MigrationFormat
 from godwit.engine.formats.registry import format_of
@@ -100,6 +109,7 @@ def make_plan(
     leaving = {row.name for row in chosen.downs}
     expected = {row.name: row.checksum for row in history.applied if row.name not in leaving}
     expected |= {m.name: m.up.checksum for m in chosen.ups}
+    begins = [history.baseline] if source.get(history.baseline) else []
     findings.sort(key=lambda f: _ORDER[f.severity])
     taken = content_digest(source.format, content, direction)
     to_state = _state_of(tool, history, expected)
@@ -118,8 +128,8 @@ def make_plan(
         ),
         from_state=found.state,
         to_state=to_state,
-        current=newest(tool, (row.name for row in found.applied)),
-        target=newest(tool, expected),
+        current=newest_of(tool, found),
+        target=newest(tool, [*expected, *begins]),
         applied=len(found.applied),
         pending=len(content),
         pending_names=tuple(name for name, _, _ in content[:_FIRST_NAMES]),
@@ -182,8 +192,13 @@ def plan_of(
         predicted = hold_findings(session, steps, policy) if ahead else []
         return [*key_findings(session, steps), *escape_findings(session, steps), *predicted]
 
+    declares = policy.resolve or policy.baseline
     history = with_unfinished(session, history or tool.read_history(session), tool, operation)
-    history = tool.fill(history, source)
+    besides: list[str] = []
+    if history.newest_only and source.get(target):  # an older source does not know what is to be taken back
+        limit = tool.sort_key(target)
+        besides = [name for name in timeline.versions(session, operation) if tool.sort_key(name) > limit]
+    history = tool.fill(history, source, besides)
     return make_plan(
         source,
         history,
@@ -196,7 +211,7 @@ def plan_of(
         invalid_indexes=[name for (name,) in invalid],
         found_for=found_for,
         destroys=lambda tables: destroys_besides(session, tables, repeated=True),
-        carried_out=timeline.carried_out(session, operation) if policy.resolve or policy.baseline else (),
+        carried_out=timeline.carried_out(session, source.format, operation) if declares else (),
     )
 
 
@@ -205,6 +220,10 @@ def plan_verb(session: Session, source: Source, verb: PlanInput) -> tuple[PlanOu
 
     Raises StepFailed with both beside it when the plan is refused: the failure is its first error.
     """
+    named = source.get(verb.target)
+    if named is not None and named.repeatable:
+        text = f"{named.name} is a repeatable, which comes after every version: no target. Name a version."
+        raise fail(Reason.TARGET_NOT_FOUND, text, standing="Nothing was changed.", migration=named.name)
     try:
         plan = plan_of(session, source, policy=verb.policy, target=verb.target or LATEST, ahead=True)
     except psycopg.Error as exc:

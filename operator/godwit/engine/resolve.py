@@ -106,13 +106,15 @@ def _resolve(entry: Resolve, source: Source, history: History) -> tuple[Resoluti
     match entry.as_:
         case ResolveAs.APPLIED:
             migration = source.get(name)
-            if any(row.applied for row in rows):
+            if any(name == half for half, _ in history.half_back):
+                return Resolution(declared, whole=True), _told(f"{name} is told to be whole again", name)
+            if any(row.applied for row in rows) and not failed:
                 return Resolution(declared), None
             if migration is None:
                 return None, _refused(f"The source has no migration {name}{_code(source, 'P3017')}.", name)
             if not migration.repeatable and _below_baseline(name, source, history):
                 return Resolution(declared), None
-            if any(row.finished_at is not None for row in rows):
+            if not migration.repeatable and any(row.finished_at is not None for row in rows):
                 code = _code(source, "P3008")
                 text = f"{name} was applied and rolled back; it cannot be marked as applied{code}."
                 return None, _refused(text, name)
@@ -186,8 +188,13 @@ def resolved(history: History, resolutions: Sequence[Resolution]) -> History:
     return replace(history, exists=True, rows=tuple(rows), unmanaged_tables=False, baseline=baseline)
 
 
-def carry_out(ctx: StepContext, session: Session, resolutions: Sequence[Resolution], verb: str) -> None:
-    """Change the history as *resolutions* say, all or nothing, and keep in the journal that it was done."""
+def carry_out(
+    ctx: StepContext, session: Session, source: Source, resolutions: Sequence[Resolution], verb: str
+) -> None:
+    """Change the history as *resolutions* say, all or nothing, and keep in the journal that it was done.
+
+    It was done to the history of the tool that *source* is of, and to no other's.
+    """
     tool = _resolver(ctx)
     with session.transaction():
         tool.ensure_table(session)
@@ -212,6 +219,7 @@ def carry_out(ctx: StepContext, session: Session, resolutions: Sequence[Resoluti
                 migration=declared.migration,
                 detail={
                     "as": declared.how,
+                    "format": source.format,
                     "requestedAt": declared.requested_at,
                     "made": made,
                     "rolledBack": rolled_back,

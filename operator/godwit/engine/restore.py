@@ -206,7 +206,7 @@ def _carry_properties(job: _Job, session: Session) -> None:
 
 def _swap(job: _Job, session: Session, live: Session, restored: Session) -> RestoreOutcome:
     ctx, names = job.ctx, job.names
-    verify_built(restored, job.manifest, job.ctx.format)
+    verify_built(restored, job.manifest, ctx.format_in(restored, job.manifest.state))
     ctx.cancelled.check(standing=AS_IT_WAS)
     _carry_properties(job, session)
     ctx.point("restore.before_fence")

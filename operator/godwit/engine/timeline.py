@@ -10,6 +10,7 @@ from typing import Final
 
 from psycopg import sql
 
+from godwit.contract.request import Format
 from godwit.engine import journal
 from godwit.engine.journal import script_of
 from godwit.engine.model import Declared, History, Script
@@ -23,20 +24,33 @@ SELECT * FROM godwit.journal WHERE NOT id <@ coalesce(
                  ORDER BY id DESC LIMIT 1)) AS pair), '{}'))""")
 """The rows that this database saw; to be used as a table."""
 
-# Whoever applied a migration again after it had been taken back may have applied another file.
-_KEPT_DOWNS: Final = sql.SQL("""
+# Whoever applied a migration again after it had been taken back may have applied another file; so may whoever
+# had its row made by resolve or baseline, where a row's id is the version, so that it looks like the old one.
+_APPLIED: Final = sql.SQL("""(
 SELECT migration, down_path, down_sql, detail
-  FROM (SELECT DISTINCT ON (migration) migration, event, down_path, down_sql, detail
+  FROM (SELECT DISTINCT ON (migration) id, migration, event, down_path, down_sql, detail
           FROM {happened} AS j
          WHERE event = 'Applied' OR event = 'Reverted' AND operation <> %(besides)s
          ORDER BY migration, id DESC) AS last
- WHERE event = 'Applied' AND down_sql IS NOT NULL AND detail ->> 'row' = ANY (%(rows)s)""").format(
+ WHERE event = 'Applied'
+   AND NOT EXISTS (SELECT FROM {happened} AS r
+                    WHERE r.event = 'Resolved' AND r.id > last.id
+                      AND r.detail -> 'made' ? (last.detail ->> 'row')
+                      AND NOT EXISTS (SELECT FROM {happened} AS u WHERE u.event = 'Unresolved'
+                                         AND u.operation = r.operation AND u.id > r.id)))""").format(
     happened=HAPPENED
 )
+_KEPT_DOWNS: Final = sql.SQL(
+    "SELECT * FROM {applied} AS a WHERE down_sql IS NOT NULL AND detail ->> 'row' = ANY (%(rows)s)"
+).format(applied=_APPLIED)
+_VERSIONS: Final = sql.SQL(
+    "SELECT migration FROM {applied} AS a WHERE migration ~ '^[0-9]+$' AND detail ->> 'row' = migration"
+).format(applied=_APPLIED)
 
 _CARRIED_OUT: Final = sql.SQL("""
 SELECT DISTINCT r.detail ->> 'as', r.migration, r.detail ->> 'requestedAt' FROM {happened} AS r
- WHERE r.event = 'Resolved' AND r.operation <> %s
+ WHERE r.event = 'Resolved' AND r.operation <> %(besides)s
+   AND coalesce(r.detail ->> 'format', %(format)s) = %(format)s
    AND NOT EXISTS (SELECT FROM {happened} AS u
                     WHERE u.event = 'Unresolved' AND u.operation = r.operation AND u.id > r.id)""").format(
     happened=HAPPENED
@@ -64,8 +78,19 @@ def kept_downs(session: Session, history: History, besides: str) -> dict[str, Sc
     return {name: script_of(path, text, detail) for name, path, text, detail in rows}
 
 
-def carried_out(session: Session, besides: str) -> frozenset[Declared]:
-    """The declarations on the history that operations other than *besides* carried out here."""
+def versions(session: Session, besides: str) -> list[str]:
+    """The migrations that stand applied and whose rows are known by their numbers, of whatever tool.
+
+    *besides* as in `kept_downs`.
+    """
+    if not journal.check_rights(session):
+        return []
+    return [name for (name,) in session.execute(_VERSIONS, {"besides": besides})]
+
+
+def carried_out(session: Session, format: Format, besides: str) -> frozenset[Declared]:  # noqa: A002
+    """The declarations on that tool's history that operations other than *besides* carried out here."""
     if not journal.check_rights(session):
         return frozenset()
-    return frozenset(Declared(*row) for row in session.execute(_CARRIED_OUT, (besides,)))
+    rows = session.execute(_CARRIED_OUT, {"besides": besides, "format": format})
+    return frozenset(Declared(*row) for row in rows)

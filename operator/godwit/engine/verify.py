@@ -13,7 +13,7 @@ from godwit.contract.reasons import Reason
 from godwit.contract.request import VerifyInput
 from godwit.engine import journal, ownership
 from godwit.engine.catalog import fingerprint, invalid_indexes
-from godwit.engine.compare import newest
+from godwit.engine.compare import newest_of
 from godwit.engine.context import StepContext
 from godwit.engine.errors import StepFailed, fail
 from godwit.engine.journal import Event
@@ -33,10 +33,11 @@ def verify_verb(ctx: StepContext, verb: VerifyInput) -> VerifyOutcome:
         if done is not None:
             ctx.resumed.set()
             return VerifyOutcome.model_validate(done)
-        history = ctx.format.read_history(session)
+        tool = ctx.format_in(session, verb.state)
+        history = tool.read_history(session)
         outcome = VerifyOutcome(
             state=history.state,
-            current=newest(ctx.format, (row.name for row in history.applied)),
+            current=newest_of(tool, history),
             checks=len(verb.checks),
             journal_head=journal.head(session),
             fingerprint=fingerprint(session, ctx.request.connection.schemas),

@@ -78,6 +78,7 @@ def test_goose_refuses_an_older_pending_one(of):
     with pytest.raises(StepFailed) as raised:
         team.planned()
     assert raised.value.failure.reason is Reason.OUT_OF_ORDER
+    assert raised.value.failure.terminal  # only another source can help
 
 
 def test_gooses_newest_row_of_a_version_counts(of):

@@ -1,5 +1,7 @@
 """Whatever tool a folder is of: applied, failed, gone on with, taken back, each with the tool's own rows."""
 
+import re
+
 import pytest
 
 from godwit.contract.policy import Environment
@@ -7,6 +9,10 @@ from godwit.contract.reasons import Reason
 from godwit.contract.request import Direction, Format, RevertScope
 from godwit.engine.errors import StepFailed
 from godwit.engine.formats.registry import format_of
+
+
+class KilledError(BaseException):
+    """The process is gone."""
 
 
 def history(team):
@@ -101,6 +107,34 @@ def test_an_older_version_is_gone_back_to(team):
     assert tables(team) == {"a", "b", "c"}
 
 
+def test_an_older_source_and_an_older_target_take_back_all_that_the_source_lacks(team):
+    names = three(team)
+    team.add(11, "CREATE TABLE d (id int);", "DROP TABLE d;")
+    team.deploy()
+    for version in (*names[1:], team.layout.version(11)):
+        for path in [p for p in team.folder.iterdir() if re.match(rf"[VU0]*{version}_", p.name)]:
+            path.unlink()
+    team.layout.sealed(team.folder)
+    plan = team.plan(names[0])
+
+    def killed(point):
+        if point == "revert.after_migration":
+            raise KilledError
+
+    team.point = killed
+    with pytest.raises(KilledError):
+        team.revert("u2", RevertScope.PLAN, plan)
+    team.point = lambda _: None
+    outcome = team.revert("u2", RevertScope.PLAN, plan)
+    assert (outcome.reverted, outcome.current, outcome.state) == (3, names[0], plan.to_state)
+    team.verify("u2", outcome.state)
+    assert tables(team) == {"a"}
+    assert team.planned(names[0]).direction is None
+    three(team)
+    team.deploy("u3")
+    assert tables(team) == {"a", "b", "c"}
+
+
 def test_an_operation_takes_back_what_it_applied_itself_and_no_more(team):
     names = three(team)
     team.deploy()
@@ -174,6 +208,24 @@ def test_a_file_of_which_nothing_is_left_is_free_to_be_tried_again(team):
     assert history(team).failed == ()
     team.database.psql("DELETE FROM a")
     team.deploy("u2")
+    assert team.planned().pending == 0
+
+
+def test_a_file_outside_a_transaction_is_gone_on_with_behind_one_of_the_same_operation(team):
+    team.add(1, "CREATE TABLE a (id int);", "DROP TABLE a;")
+    name = team.add(2, "CREATE INDEX CONCURRENTLY a_i ON a (id);", "DROP INDEX a_i;", transaction=False)
+    plan = team.plan()
+
+    def killed(point):
+        if point == "apply.before_statement":
+            raise KilledError
+
+    team.point = killed
+    with pytest.raises(KilledError):
+        team.apply(plan=plan)
+    team.point = lambda _: None
+    outcome = team.deploy(plan=plan)
+    assert (outcome.applied, outcome.current, outcome.state) == (2, name, plan.to_state)
     assert team.planned().pending == 0
 
 

@@ -5,7 +5,7 @@ from layouts import LAYOUTS
 
 from godwit.contract.policy import Resolve, ResolveAs
 from godwit.contract.reasons import Reason
-from godwit.contract.request import Format, RevertScope
+from godwit.contract.request import Direction, Format, RevertScope
 from godwit.engine.errors import StepFailed
 from godwit.engine.formats.registry import format_of, resolver_of
 
@@ -55,6 +55,15 @@ def half(team):
     assert failure(team.apply).reason is Reason.PARTIALLY_APPLIED
     assert failure(team.planned).reason is Reason.FAILED_EARLIER
     return team
+
+
+def test_where_the_database_is_when_a_file_behind_another_is_half_done(team):
+    first = team.add(1, "CREATE TABLE a (id int);", "DROP TABLE a;")
+    body = HALF.get(team.format, "CREATE TABLE b (id int);\nSELECT 1/0;")
+    team.add(2, body, "DROP TABLE b;", transaction=False)
+    with pytest.raises(StepFailed) as raised:
+        team.apply()
+    assert raised.value.outcome.current == first
 
 
 def mend(team):
@@ -245,3 +254,53 @@ def test_a_migration_that_was_half_taken_back_is_made_whole_again(team):
     team.deploy("u3", policy=saying(team, ResolveAs.APPLIED, second))
     assert tables(team) == ["a", "b", "c"]
     assert team.planned().pending == 0
+
+
+def test_made_whole_again_is_said_once_also_where_nothing_else_is_to_do(team):
+    first = team.add(1, "CREATE TABLE a (id int);", "DROP TABLE a;")
+    down = "DO $$ BEGIN DROP TABLE b; COMMIT; PERFORM 1/0; END $$;"
+    second = team.add(2, "CREATE TABLE b (id int);", down, transaction=False)
+    team.deploy("u1")
+
+    def half(operation, policy):
+        plan = team.plan(first, policy)
+        met = failure(lambda: team.revert(operation, RevertScope.PLAN, plan, policy))
+        assert met.reason is Reason.PARTIALLY_APPLIED
+
+    half("u2", team.policy())
+    team.database.psql("CREATE TABLE b (id int)")
+    policy = saying(team, ResolveAs.APPLIED, second)
+    planned = team.planned(policy=policy)
+    assert (planned.direction, planned.resolutions, planned.pending) == (Direction.UP, 1, 0)
+    assert team.deploy("u3", policy=policy).applied == 0
+    assert team.planned().pending == team.planned(policy=policy).resolutions == 0
+    half("u4", policy)
+    assert failure(lambda: team.planned(policy=policy)).reason is Reason.FAILED_EARLIER
+
+
+@pytest.mark.parametrize("layout", ["Atlas"], indirect=True)
+def test_where_nobody_can_be_told_a_new_row_says_that_a_migration_is_whole_again(team):
+    first = team.add(1, "CREATE TABLE a (id int);", "DROP TABLE a;")
+    down = "-- atlas:txmode none\n\nDO $$ BEGIN COMMIT; PERFORM 1/0; END $$;"
+    team.add(2, "CREATE TABLE b (id int);", down)
+    team.deploy("u1")
+    plan = team.plan(first)
+    assert failure(lambda: team.revert("u2", RevertScope.PLAN, plan)).reason is Reason.PARTIALLY_APPLIED
+    assert failure(team.planned).reason is Reason.FAILED_EARLIER
+    team.database.psql("UPDATE atlas_schema_revisions SET executed_at = now() WHERE version LIKE '%2'")
+    assert team.planned().pending == 0
+
+
+@pytest.mark.parametrize("layout", ["Flyway"], indirect=True)
+def test_a_repeatable_that_is_half_done_after_it_ran_before_is_brought_to_its_end(team):
+    team.add(1, "CREATE TABLE a (id int);", "DROP TABLE a;")
+    script = team.folder / "R__fill.sql"
+    script.write_text("SELECT 1;")
+    team.deploy("u1")
+    script.write_text("INSERT INTO a VALUES (7);\nSELECT 1/0;")
+    (team.folder / "R__fill.sql.conf").write_text("executeInTransaction=false\n")
+    assert failure(lambda: team.apply("u2")).reason is Reason.PARTIALLY_APPLIED
+    policy = saying(team, ResolveAs.APPLIED, "R__fill")
+    assert team.deploy("u3", policy=policy).resolved == 1
+    assert team.planned().pending == 0
+    assert team.database.psql("SELECT count(*) FROM a") == "1"

@@ -92,7 +92,8 @@ def read_history(session: Session) -> History:
         return History(session.schema, exists=False, unmanaged_tables=common.other_tables(session, TABLE))
     found = sorted(session.execute(common.on(TABLE, session, _READ, schema=schema)).fetchall())
     rows = tuple(_row(rank, row) for rank, row in enumerate(found))
-    return History(schema, exists=True, rows=rows)
+    first = rows[0].name if rows and rows[0].applied else ""
+    return History(schema, exists=True, rows=rows, baseline=first)
 
 
 def pending(source: Source, history: History) -> tuple[Migration, ...]:

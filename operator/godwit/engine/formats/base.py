@@ -4,7 +4,7 @@ One module for each tool meets this interface as a whole. The folder's functions
 on the session that they are given, in its open transaction where there is one, and raise psycopg.Error.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from godwit.engine.model import History, HistoryRow, Migration, PlannedMigration, Script, Source
@@ -51,8 +51,8 @@ class MigrationFormat(Protocol):
     def pending(self, source: Source, history: History) -> tuple[Migration, ...]:
         """What of *source* the tool would apply, in its order."""
 
-    def fill(self, history: History, source: Source) -> History:
-        """*history* with the rows that it implies but does not hold, as *source* tells them."""
+    def fill(self, history: History, source: Source, besides: Collection[str] = ()) -> History:
+        """*history* with the rows that it implies but does not hold, as *source* and *besides* tell them."""
 
     def advisory_key(self, session: Session) -> int:
         """Key of the session lock (`pg_advisory_lock`) that the tool takes while it migrates."""

@@ -1,5 +1,6 @@
 """What the tools' histories have in common: tables that are there or not, rows that stand for themselves."""
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 from functools import cache
 from typing import Final, LiteralString
@@ -34,7 +35,7 @@ def pending(source: Source, history: History) -> tuple[Migration, ...]:
     return tuple(m for m in source.migrations if m.name not in applied)
 
 
-def fill(history: History, source: Source) -> History:  # noqa: ARG001  the interface
+def fill(history: History, source: Source, besides: Collection[str] = ()) -> History:  # noqa: ARG001  the interface
     """The history as it is: each row stands for itself."""
     return history
 

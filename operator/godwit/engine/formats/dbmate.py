@@ -60,9 +60,10 @@ def read_history(session: Session) -> History:
 
     A table of that name with other columns is another tool's, and as good as none.
     """
-    if common.columns(session, TABLE) != COLUMNS:
-        unmanaged = common.other_tables(session, "")
-        return History(session.schema, exists=False, unmanaged_tables=unmanaged)
+    columns = common.columns(session, TABLE)
+    if columns != COLUMNS:
+        unmanaged, taken = common.other_tables(session, ""), TABLE if columns else ""
+        return History(session.schema, exists=False, unmanaged_tables=unmanaged, in_the_way=taken)
     found = sorted((v for (v,) in session.execute(_on(session, "SELECT version FROM {table}"))), key=sort_key)
     rows = tuple(_row(rank, version) for rank, version in enumerate(found))
     unmanaged = not found and common.other_tables(session, TABLE)

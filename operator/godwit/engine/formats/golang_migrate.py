@@ -5,7 +5,7 @@ file runs and cleared after it; no row at all means that nothing is applied.
 """
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -44,9 +44,15 @@ def read_history(session: Session) -> History:
 
     A table of that name with other columns is another tool's, and as good as none.
     """
-    if common.columns(session, TABLE).keys() != COLUMNS.keys():
-        unmanaged = common.other_tables(session, "")
-        return History(session.schema, exists=False, unmanaged_tables=unmanaged, newest_only=True)
+    columns = common.columns(session, TABLE)
+    if columns.keys() != COLUMNS.keys():
+        return History(
+            session.schema,
+            exists=False,
+            unmanaged_tables=common.other_tables(session, ""),
+            newest_only=True,
+            in_the_way=TABLE if columns else "",
+        )
     rows = _rows(session)
     unmanaged = not rows and common.other_tables(session, TABLE)
     return History(session.schema, exists=True, rows=rows, unmanaged_tables=unmanaged, newest_only=True)
@@ -59,11 +65,12 @@ def pending(source: Source, history: History) -> tuple[Migration, ...]:
     return tuple(m for m in source.migrations if sort_key(m.name) > newest)
 
 
-def fill(history: History, source: Source) -> History:
-    """The one row stands for every older migration of the source."""
+def fill(history: History, source: Source, besides: Collection[str] = ()) -> History:
+    """The one row stands for every older migration of the source, and for those *besides*."""
     newest = max((row.rank for row in history.rows), default=-1)
     there = {row.name for row in history.rows}
-    implied = [_row(int(m.name)) for m in source.migrations if int(m.name) < newest and m.name not in there]
+    names = {*(m.name for m in source.migrations), *besides} - there
+    implied = [_row(int(name)) for name in names if int(name) < newest]
     rows = sorted([*implied, *history.rows], key=lambda row: row.rank)
     return replace(history, rows=tuple(rows))
 
