@@ -72,6 +72,7 @@ def test_nothing_pending_is_ready():
     ("step", "expected"),
     [
         (finished(reason=Reason.SQL_INVALID), ("False", "SqlInvalid", True)),
+        (finished(reason=Reason.OUT_OF_ORDER), ("False", "OutOfOrder", True)),
         (finished(reason=Reason.DATABASE_UNREACHABLE), ("False", "DatabaseUnreachable", False)),
         (finished(), ("False", "InternalError", False)),
         (StepSeen(StepState.NO_POD, Reason.POD_REFUSED, "quota"), ("False", "PodRefused", False)),
