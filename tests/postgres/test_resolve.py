@@ -208,11 +208,26 @@ def test_nothing_follows_a_way_back_that_is_half_done(half_back, target):
 def test_a_migration_that_was_half_taken_back_is_made_whole_again(half_back):
     half_back.database.psql("CREATE TABLE more ()")
     policy = saying(half_back, ResolveAs.APPLIED, "2_more")
-    assert (half_back.planned(policy=policy).pending, half_back.planned(policy=policy).resolutions) == (0, 0)
+    assert (half_back.planned(policy=policy).pending, half_back.planned(policy=policy).resolutions) == (0, 1)
     half_back.write(*LATER)
     half_back.deploy("u3", policy=policy)
     assert resolved(half_back) == ["2_more Applied"]
     assert half_back.planned().pending == 0
+
+
+def test_what_was_said_of_one_way_back_does_not_cover_the_next(half_back):
+    half_back.database.psql("CREATE TABLE more ()")
+    policy = saying(half_back, ResolveAs.APPLIED, "2_more")
+    assert failure(half_back, target="1_book", policy=policy).reason is Reason.RESOLVE_REFUSED
+    half_back.deploy("u3", policy=policy)
+    assert half_back.planned(policy=policy).direction is None
+    with pytest.raises(StepFailed) as raised:
+        half_back.revert("u4", RevertScope.PLAN, half_back.plan("1_book", policy), policy)
+    assert raised.value.failure.reason is Reason.PARTIALLY_APPLIED
+    for target in ("Latest", "1_book"):
+        assert failure(half_back, target=target, policy=policy).reason is Reason.FAILED_EARLIER
+    asked = saying(half_back, ResolveAs.APPLIED, "2_more", requested_at="again")
+    assert half_back.planned(policy=asked).resolutions == 1
 
 
 def test_a_way_back_is_brought_to_its_end_by_hand(half_back):
