@@ -215,6 +215,21 @@ def test_a_migration_that_was_half_taken_back_is_made_whole_again(half_back):
     assert half_back.planned().pending == 0
 
 
+def test_what_was_said_of_one_way_back_does_not_cover_the_next(half_back):
+    half_back.database.psql("CREATE TABLE more ()")
+    policy = saying(half_back, ResolveAs.APPLIED, "2_more")
+    assert failure(half_back, target="1_book", policy=policy).reason is Reason.RESOLVE_REFUSED
+    half_back.deploy("u3", policy=policy)
+    assert half_back.planned(policy=policy).direction is None
+    with pytest.raises(StepFailed) as raised:
+        half_back.revert("u4", RevertScope.PLAN, half_back.plan("1_book", policy), policy)
+    assert raised.value.failure.reason is Reason.PARTIALLY_APPLIED
+    for target in ("Latest", "1_book"):
+        assert failure(half_back, target=target, policy=policy).reason is Reason.FAILED_EARLIER
+    asked = saying(half_back, ResolveAs.APPLIED, "2_more", requested_at="again")
+    assert half_back.planned(policy=asked).resolutions == 1
+
+
 def test_a_way_back_is_brought_to_its_end_by_hand(half_back):
     half_back.database.psql("DELETE FROM _prisma_migrations WHERE migration_name = '2_more'")
     assert half_back.planned().pending_names == ("2_more",)

@@ -178,11 +178,11 @@ class Resolution:
     baseline: str = ""
     """The version that the tool is told to begin after, where it has a word for that."""
     whole: bool = False
-    """Whether it ends what the journal says of a way back that is half done."""
+    """Whether a way back of it that is half done is undone by now; the journal alone has a word for that."""
 
     @property
     def effective(self) -> bool:
-        """Whether it changes the history, or what the journal adds to it."""
+        """Whether it changes the history, or what the journal says of it."""
         return bool(self.rolled_back or self.applied or self.baseline or self.whole)
 
 

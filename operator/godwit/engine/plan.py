@@ -238,7 +238,7 @@ def plan_verb(session: Session, source: Source, verb: PlanInput) -> tuple[PlanOu
     more = plan.outcome.findings.errors - 1
     failure = Failure(
         reason=refusal.reason,
-        message=refusal.message + (f" And {more} more." if more else ""),
+        message=refusal.message + (f" Errors in the plan besides this one: {more}." if more else ""),
         standing=f"Nothing was changed; the newest migration is {plan.outcome.current or 'none'}.",
         migration=refusal.migration,
         line=refusal.line,

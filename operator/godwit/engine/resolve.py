@@ -106,8 +106,9 @@ def _resolve(entry: Resolve, source: Source, history: History) -> tuple[Resoluti
     match entry.as_:
         case ResolveAs.APPLIED:
             migration = source.get(name)
-            if any(name == half for half, _ in history.half_back):
-                return Resolution(declared, whole=True), _told(f"{name} is told to be whole again", name)
+            if name in dict(history.half_back):
+                made = Resolution(declared, whole=True)  # carried out at once: it covers no later one
+                return made, _told(f"{name} is noted as whole again", name, "the journal")
             if any(row.applied for row in rows) and not failed:
                 return Resolution(declared), None
             if migration is None:
@@ -164,8 +165,8 @@ def _refused(text: str, migration: str) -> Finding:
     return error(Reason.RESOLVE_REFUSED, text, migration)
 
 
-def _told(text: str, migration: str) -> Finding:
-    message = f"Before anything runs, {text} in the history; nothing of it runs for that."
+def _told(text: str, migration: str, where: str = "the history") -> Finding:
+    message = f"Before anything runs, {text} in {where}; nothing of it runs for that."
     return Finding(severity=Severity.INFO, reason=Reason.RESOLVED, message=message, migration=migration)
 
 

@@ -44,23 +44,26 @@ class Verdict:
 def sentence(failure: Failure) -> str:
     """What happened and where, where the database stands, what to do next; one paragraph."""
     where = ""
-    if failure.migration:
+    named = failure.message.startswith(f"{failure.migration} ") and not (failure.line or failure.sqlstate)
+    if failure.migration and not named:
         where = f"{failure.migration}"
         if failure.line:
             where += f" line {failure.line}"
         if failure.sqlstate:
             where += f" (SQLSTATE {failure.sqlstate})"
         where += ": "
-    parts = [f"{where}{_ended(failure.message)}", failure.hint.strip(), _ended(failure.standing)]
+    hint = failure.hint.strip()
+    hint = "" if hint in failure.message else hint
+    parts = [f"{where}{_ended(failure.message)}", hint, _ended(failure.standing)]
     if failure.reason.advice.next:
         parts.append(f"Next: {failure.reason.advice.next}")
     return " ".join(part for part in parts if part)
 
 
 def _ended(text: str) -> str:
-    """With a full stop: PostgreSQL's messages have none. A hint, which may be a command, stays as it is."""
+    """With a full stop: PostgreSQL's messages have none. What ends with a command to run stays as it is."""
     text = text.strip()
-    return text if not text or text[-1] in ".!?" else f"{text}."
+    return text if not text or text[-1] in ".!?;" else f"{text}."
 
 
 def conditions(before: Status, verdict: Verdict, generation: int, now: datetime) -> tuple[Condition, ...]:

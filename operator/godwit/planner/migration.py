@@ -140,8 +140,24 @@ def _due(seen: MigrationSeen, key: str, now: datetime) -> bool:
     status, database = seen.migration.status, seen.database
     if status.plan_key != key or status.planned_at is None or now >= _next(seen, status.planned_at):
         return True
+    if status.failure is not None and status.failure.reason is Reason.DATABASE_CHANGED:
+        return not holds(status.hold, key) and _looked_at_since(database, status.planned_at)
     known = runs.expected_identity(database, seen.restores) if database else None
     return status.plan is not None and known is not None and not status.plan.identity.same_database(known)
+
+
+def _looked_at_since(database: PostgresDatabase | None, planned_at: datetime) -> bool:
+    """Whether where the connection leads is what the PostgresDatabase accepts, by a look that came after.
+
+    A person asks both for it at once, and the plan may be the first to look.
+    """
+    told = database.status if database is not None else None
+    return (
+        told is not None
+        and told.failure is None
+        and told.checked_at is not None
+        and told.checked_at >= planned_at
+    )
 
 
 def _next(seen: MigrationSeen, planned_at: datetime) -> datetime:

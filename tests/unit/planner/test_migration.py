@@ -72,6 +72,7 @@ def test_nothing_pending_is_ready():
     ("step", "expected"),
     [
         (finished(reason=Reason.SQL_INVALID), ("False", "SqlInvalid", True)),
+        (finished(reason=Reason.OUT_OF_ORDER), ("False", "OutOfOrder", True)),
         (finished(reason=Reason.DATABASE_UNREACHABLE), ("False", "DatabaseUnreachable", False)),
         (finished(), ("False", "InternalError", False)),
         (StepSeen(StepState.NO_POD, Reason.POD_REFUSED, "quota"), ("False", "PodRefused", False)),
@@ -93,6 +94,24 @@ def test_five_plans_without_an_outcome_are_enough_until_the_interval_is_over():
     settled = decide(seen(dict(decision.status)), later(seconds=1))
     assert (of(settled, StartStep), settled.status.steps) == ([], decision.status.steps)
     assert only(decide(seen(dict(decision.status)), later(days=2)), StartStep)
+
+
+@pytest.mark.parametrize(
+    ("base", "due"),
+    [
+        ({"checked_at": ago(minutes=1)}, False),
+        ({"checked_at": NOW}, True),
+        ({"checked_at": NOW, "failure": failure(Reason.DATABASE_CHANGED)}, False),
+    ],
+    ids=["not looked at since", "looked at and accepted since", "looked at and refused since"],
+)
+def test_what_met_another_database_is_planned_again_once_that_is_accepted(base, due):
+    refused = answered(finished(reason=Reason.DATABASE_CHANGED)).status
+    told = {**dict(refused), "planned_at": ago(seconds=30), "steps": ()}
+    assert stand(answered(finished(reason=Reason.DATABASE_CHANGED))) == ("False", "DatabaseChanged", True)
+    assert bool(of(decide(seen(told, base=database(status=base)), NOW), StartStep)) is due
+    held = {**told, "hold": KEY}
+    assert not of(decide(seen(held, base=database(status=base)), NOW), StartStep)
 
 
 @pytest.mark.parametrize(

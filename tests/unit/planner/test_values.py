@@ -54,6 +54,20 @@ def test_a_sentence_says_where_what_and_what_next():
     assert sentence(told).startswith("m1 line 3 (SQLSTATE 42P01): no such table. Next: ")
 
 
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({"message": "m1 was edited.", "migration": "m1"}, "m1 was edited. Next: "),
+        ({"message": "It is m1x that fails.", "migration": "m1"}, "m1: It is m1x that fails. Next: "),
+        ({"message": "m1 is half done", "migration": "m1", "line": 3}, "m1 line 3: m1 is half done. Next: "),
+        ({"message": "Let somebody run: GRANT a;", "hint": "GRANT a;"}, "Let somebody run: GRANT a; Next: "),
+        ({"message": "No right.", "hint": "GRANT a;", "standing": "So"}, "No right. GRANT a; So. Next: "),
+    ],
+)
+def test_a_sentence_says_nothing_twice_and_adds_no_full_stop_to_a_command(told, words):
+    assert sentence(Failure(reason=Reason.JOURNAL_FORBIDDEN, **told)).startswith(words)
+
+
 def test_an_event_is_sent_when_the_reason_changes_and_warns_where_something_waits():
     before = Status(conditions=(condition("Ready", "False", "DatabaseBusy"),))
     assert announce(before, Verdict.of(failure(Reason.DATABASE_BUSY))) == ()
