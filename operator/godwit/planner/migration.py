@@ -140,14 +140,7 @@ def _due(seen: MigrationSeen, key: str, now: datetime) -> bool:
     status, database = seen.migration.status, seen.database
     if status.plan_key != key or status.planned_at is None or now >= _next(seen, status.planned_at):
         return True
-    if database is None:
-        return False
-    if status.failure is not None and status.failure.reason is Reason.DATABASE_CHANGED:
-        # Both were annotated, and this was planned beside the look that accepts the database.
-        looked, record = database.status.checked_at, status.step("plan")
-        begun = record.started_at if record else status.planned_at
-        return database.status.failure is None and looked is not None and looked > begun
-    known = runs.expected_identity(database, seen.restores)
+    known = runs.expected_identity(database, seen.restores) if database else None
     return status.plan is not None and known is not None and not status.plan.identity.same_database(known)
 
 

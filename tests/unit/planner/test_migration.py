@@ -283,25 +283,3 @@ def test_a_finalizer_that_no_run_needs_is_taken_off(meta):
     assert not only(decision, SetFinalizer).present
     kept = decide(seen(SETTLED, meta={"finalizers": HELD, **meta}, runs=(run(),)), NOW)
     assert of(kept, SetFinalizer) == []
-
-
-@pytest.mark.parametrize(
-    ("looked", "again"),
-    [
-        pytest.param({"checked_at": ago(seconds=1), "identity": OTHER}, True, id="accepted since"),
-        pytest.param({"checked_at": ago(minutes=9)}, False, id="not looked at since"),
-        pytest.param(
-            {"checked_at": ago(seconds=1), "failure": failure(Reason.DATABASE_CHANGED)}, False, id="refused"
-        ),
-    ],
-)
-def test_a_changed_database_is_planned_for_once_it_has_been_accepted(looked, again):
-    begun = record("plan", state="Finished", started_at=ago(minutes=1))
-    refused = {
-        "plan": None,
-        "failure": failure(Reason.DATABASE_CHANGED),
-        "planned_at": NOW,
-        "steps": (begun,),
-    }
-    decision = decide(seen({**PLANNED, **refused}, base=database(status=looked)), NOW)
-    assert bool(of(decision, StartStep)) is again
