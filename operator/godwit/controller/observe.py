@@ -136,8 +136,10 @@ class Observer:
 
     async def _backup(self, backup: DatabaseBackup) -> BackupSeen:
         meta = backup.metadata
-        database, steps = await asyncio.gather(
-            self._get(PostgresDatabase, meta.namespace, backup.spec.database_ref.name), self._steps(backup)
+        database, steps, restores = await asyncio.gather(
+            self._get(PostgresDatabase, meta.namespace, backup.spec.database_ref.name),
+            self._steps(backup),
+            self._of_database(DatabaseRestore, meta.namespace, backup.spec.database_ref.name),
         )
         base, order = cast("PostgresDatabase | None", database), backup.spec.order
         return BackupSeen(
@@ -145,16 +147,18 @@ class Observer:
             image=self._image,
             database=base,
             steps=steps,
+            restores=tuple(cast("DatabaseRestore", r) for r in restores),
             holder_exists=await self._holder_exists(base, order.run.uid if order else meta.uid),
             namespace_terminating=meta.deleting and await self._terminating(meta.namespace),
         )
 
     async def _restore(self, restore: DatabaseRestore) -> RestoreSeen:
         meta, spec = restore.metadata, restore.spec
-        database, backup, steps = await asyncio.gather(
+        database, backup, steps, restores = await asyncio.gather(
             self._get(PostgresDatabase, meta.namespace, spec.database_ref.name),
             self._get(DatabaseBackup, meta.namespace, spec.backup_ref.name),
             self._steps(restore),
+            self._of_database(DatabaseRestore, meta.namespace, spec.database_ref.name),
         )
         base = cast("PostgresDatabase | None", database)
         return RestoreSeen(
@@ -163,6 +167,7 @@ class Observer:
             database=base,
             backup=cast("DatabaseBackup | None", backup),
             steps=steps,
+            restores=tuple(cast("DatabaseRestore", r) for r in restores),
             holder_exists=await self._holder_exists(base, meta.uid),
             namespace_terminating=await self._terminating(meta.namespace),
         )

@@ -258,12 +258,14 @@ def _behind_fence(job: _Job, fence: Fence, live: Session, restored: Session) -> 
         raise
     ctx.cancelled.check(standing=AS_IT_WAS)
     ctx.point("restore.counted")
+    # Whoever renames it back need not wait for the claim's end.
+    ownership.release(live, ctx.request.operation)
     live.close()
     restored.close()
     ctx.point("restore.before_swap")
     lost = _rows(outcome.lost_rows)
     comment = (
-        f"Was {names.live} until Godwit restored a backup into its place ({ctx.request.object}). "
+        f"Was {names.live} until {swap.FORMER} ({ctx.request.object}). "
         f"Only here: {lost} written since that backup. Drop it when it is no longer needed."
     )
     try:

@@ -24,6 +24,10 @@ class Opened(Exception):  # noqa: N818  what was found, no defect
     """Somebody else opened the database that was closed for the swap, so that it may have been written to."""
 
 
+FORMER: Final = "Godwit restored a backup into its place"
+"""What the comment on a former database says; never that of the live one."""
+
+
 @dataclass(frozen=True)
 class DatabaseFacts:
     """What CREATE DATABASE and ALTER DATABASE say of a database, and no dump of it holds."""
@@ -67,6 +71,8 @@ def describe(session: Session, name: str) -> DatabaseFacts | None:
         return None
     plain: dict[str, Any] = dict(zip((f.name for f in fields(DatabaseFacts)), row[:-1], strict=False))
     plain["acl"] = None if row[-1] else _acl(session, name)
+    if FORMER in (plain["comment"] or ""):  # somebody renamed it back: it is to be dropped no more
+        plain["comment"] = None
     return DatabaseFacts(**plain, settings=_settings(session, name), labels=_labels(session, plain["oid"]))
 
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from godwit.api.backup import DatabaseBackup, DatabaseBackupStatus
 from godwit.api.common import FINALIZER
 from godwit.api.database import DeletionPolicy, PodTemplate, PostgresDatabase, VolumeDestination
+from godwit.api.restore import DatabaseRestore
 from godwit.contract.outcome import BackupOutcome, Failure, StepOutcome, VerifyBackupOutcome
 from godwit.contract.reasons import Reason
 from godwit.contract.request import (
@@ -20,7 +21,7 @@ from godwit.planner.conditions import Stand, Verdict, decided
 from godwit.planner.decision import GONE, Decision, Effect, StepSeen, StepSpec
 from godwit.planner.holding import finalizer
 from godwit.planner.policy import connection_of, version_text
-from godwit.planner.runs import PLAN_AGAIN
+from godwit.planner.runs import PLAN_AGAIN, expected_identity
 from godwit.planner.step import LONGEST_PAUSE, TIDY, Step, again, drive, job_name, tidy
 
 DUMP_BUDGET = 24 * 3_600
@@ -38,6 +39,8 @@ class BackupSeen:
     database: PostgresDatabase | None = None
     steps: dict[str, StepSeen] = field(default_factory=dict)
     """By step name, those that the status records."""
+    restores: tuple[DatabaseRestore, ...] = ()
+    """Those of the database."""
     holder_exists: bool = True
     """Whether the object that the database's `activeOperation` names still exists; not asked of the run that
     ordered this."""
@@ -222,7 +225,7 @@ def _step(
     pod = seen.database.spec.pod_template if seen.database else seen.backup.status.pod_template
     identity = order.identity if order else None
     if identity is None and database is not None:
-        identity = database.status.identity
+        identity = expected_identity(database, seen.restores)
 
     def build(attempt: int, _since: datetime) -> StepSpec:
         request = StepRequest(

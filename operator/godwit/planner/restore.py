@@ -15,6 +15,7 @@ from godwit.planner.decision import GONE, Decision, Effect, Hold, StepSeen, Step
 from godwit.planner.holding import again_after, finalizer, given_back, tidied
 from godwit.planner.policy import connection_of
 from godwit.planner.run_steps import START_WINDOW, UNKNOWN, repeatable
+from godwit.planner.runs import expected_identity
 from godwit.planner.source import spec_hash_of
 from godwit.planner.step import Step, again, asks, drive, job_name
 
@@ -31,6 +32,8 @@ class RestoreSeen:
     database: PostgresDatabase | None = None
     backup: DatabaseBackup | None = None
     steps: dict[str, StepSeen] = field(default_factory=dict)
+    restores: tuple[DatabaseRestore, ...] = ()
+    """Every restore of the database, this one among them."""
     holder_exists: bool = True
     namespace_terminating: bool = False
 
@@ -175,7 +178,7 @@ def restore_step(seen: RestoreSeen, database: PostgresDatabase, backup: Database
             spec_hash=spec_hash_of(restore),
             environment=spec.environment,
             connection=connection_of(spec.connection, spec.schemas),
-            identity=order.identity if order else database.status.identity,
+            identity=order.identity if order else expected_identity(database, seen.restores),
             expected_journal=order.expected_journal if order else None,
             not_after=since + START_WINDOW,
             budget_seconds=RESTORE_BUDGET,

@@ -81,10 +81,11 @@ def plan_step(
 def expected_identity(
     database: PostgresDatabase, restores: tuple[DatabaseRestore, ...]
 ) -> DatabaseIdentity | None:
-    """Where a plan must be made: what the last look saw, or what a restore has put in its place since."""
+    """Which database is meant: what the last look saw, or what a restore has put in its place since."""
     latest, checked = latest_restore(restores), database.status.checked_at
     ended = latest.status.ended_at if latest else None
-    if latest is not None and ended is not None and (checked is None or ended > checked):
+    # Both are in whole seconds; where they are equal, a look that came second saw what the restore left.
+    if latest is not None and ended is not None and (checked is None or ended >= checked):
         return latest.status.identity
     return database.status.identity
 

@@ -12,6 +12,7 @@ from godwit.contract.reasons import Reason
 from godwit.contract.request import (
     CheckInput,
     Connection,
+    ObjectRef,
     VerifyInput,
 )
 from godwit.engine import journal, ownership
@@ -317,3 +318,17 @@ def test_rows_of_a_savepoint_before_the_snapshot_are_no_loss(database, make_rest
         database.psql("BEGIN; SAVEPOINT s; INSERT INTO a VALUES (1); RELEASE s; COMMIT")
         made = make_restoring()
     assert made.restore().lost_rows == 0
+
+
+def test_a_former_database_that_was_renamed_back_is_the_live_one_in_every_respect(restoring):
+    """Neither waits the next restore for the first one's claim, nor says the live database that it may go."""
+    first = restoring.restore()
+    live, server = restoring.database.name, restoring.server
+    server.psql(f"DROP DATABASE {live}")
+    server.psql(f'ALTER DATABASE "{first.old_database}" RENAME TO {live}')
+
+    ref = ObjectRef(kind="DatabaseRestore", namespace="shop", name="again", uid="r2")
+    again = restoring.restore(request={"object": ref, "operation": "r2"})
+    assert again.lost_rows == 0
+    comments = "SELECT datname FROM pg_database d WHERE shobj_description(d.oid, 'pg_database') <> ''"
+    assert server.psql(f"{comments} AND starts_with(datname, '{live[:30]}')") == again.old_database

@@ -94,6 +94,7 @@ class Sight:
                     image=IMAGE,
                     database=base,
                     steps=steps,
+                    restores=self._of(DatabaseRestore, resource.spec.database_ref.name),
                     holder_exists=self._holder_exists(base),
                     namespace_terminating=self.terminating,
                 )
@@ -105,6 +106,7 @@ class Sight:
                     database=base,
                     backup=self._get(DatabaseBackup, resource.spec.backup_ref.name),
                     steps=steps,
+                    restores=self._of(DatabaseRestore, resource.spec.database_ref.name),
                     holder_exists=self._holder_exists(base),
                     namespace_terminating=self.terminating,
                 )

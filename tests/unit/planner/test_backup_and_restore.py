@@ -319,3 +319,13 @@ def test_a_restore_gives_everything_back_its_own_finalizer_last():
     assert decision.effects[-1].kind == "DatabaseRestore"
     done = of_restore(restore(status={"ended_at": NOW}), database())
     assert (done.status.released, of(done, SetFinalizer), done.again_in) == (True, [], None)
+
+
+def test_what_comes_right_after_a_restore_is_for_the_database_that_it_left():
+    looked = {"checked_at": NOW}  # within the second in which the restore ended, and before it
+    former = (restore(status={"ended_at": NOW, "identity": OTHER}),)
+    asked = (
+        of_restore(restores=former),
+        of_backup(backup(spec=BY_HAND), database(status=looked), restores=former),
+    )
+    assert [only(d, StartStep).spec.request.identity for d in asked] == [OTHER, OTHER]
