@@ -51,6 +51,8 @@ class DatabaseRestoreStatus(Status):
     state: str = ""
     current: str = ""
     journal_head: int = 0
+    repeats: bool = False
+    """An earlier object of the same name and content was carried out, and nothing was done for this one."""
     failure: Failure | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None

@@ -242,6 +242,8 @@ class RestoreOutcome(Model):
     lost_rows: int = 0
     """Rows written since the snapshot that the swap left behind in the old database; -1 when unknown."""
     journal_head: int = 0
+    repeats: bool = False
+    """It was done for an earlier object of the same name and content, and nothing for this one."""
 
 
 VerbOutcome = Annotated[

@@ -75,9 +75,8 @@ def _done_before(ctx: StepContext, session: Session, names: Names) -> RestoreOut
     Raises StepFailed(DatabaseChanged) when the live database is neither the one that was asked for nor ours.
     """
     with ctx.session(database=names.live) as live:
-        found = journal.find_done(live, ctx.request, VERB) or journal.find_done_by_object(
-            live, ctx.request, VERB
-        )
+        own = journal.find_done(live, ctx.request, VERB)
+        found = own or journal.find_done_by_object(live, ctx.request, VERB)
         if found is not None:
             if not _own_journal(live):
                 raise fail(
@@ -86,7 +85,9 @@ def _done_before(ctx: StepContext, session: Session, names: Names) -> RestoreOut
                     standing="Nothing was changed.",
                     hint="Make a DatabaseRestore of another name.",
                 )
-            return RestoreOutcome.model_validate(found)
+            outcome = RestoreOutcome.model_validate(found)
+            repeats = {"repeats": True, "identity": live.identity}
+            return outcome if own else outcome.model_copy(update=repeats)
         expected = ctx.request.identity
         if expected is not None and not expected.same_database(live.identity):
             raise fail(

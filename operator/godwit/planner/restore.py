@@ -145,6 +145,11 @@ def _restoring(seen: RestoreSeen, database: PostgresDatabase, now: datetime) -> 
         return decided(seen.restore, told, verdict, now, effects=progress.effects, again_in=progress.again_in)
     outcome = progress.outcome
     failure = outcome.failure
+    swapped = outcome.get(RestoreOutcome)
+    if swapped is not None and swapped.repeats and failure and failure.reason is Reason.VERIFY_FAILED:
+        # What was restored once has moved on since: nothing of it is to be found, and nothing is wrong.
+        told = told.model_copy(update={"repeats": True, "old_database": swapped.old_database})
+        return _end(seen, told, None, now, effects=progress.effects)
     # A run has no other way back, and nobody else writes while it holds the database: as it takes back.
     late = order is not None and failure is not None and failure.reason is Reason.TOO_LATE
     if failure is not None and (late or repeatable(failure, None, progress.record.attempt)):
@@ -219,6 +224,7 @@ def _facts(outcome: StepOutcome) -> dict[str, object]:
         "state": swapped.state,
         "current": swapped.current,
         "journal_head": swapped.journal_head,
+        "repeats": swapped.repeats,
     }
 
 
@@ -238,6 +244,13 @@ def _ended(status: DatabaseRestoreStatus) -> Verdict:
     if status.failure is not None:
         told = Verdict.of(status.failure)
         return Verdict(Stand.STALLED, told.reason, told.message)
+    if status.repeats:
+        message = (
+            "This was done before, for an object of the same name and content, and nothing was done now: "
+            f"the former database became {status.old_database} then, and what was written since stands. "
+            "To restore again, make a DatabaseRestore of another name."
+        )
+        return Verdict(Stand.READY, Reason.RESTORED, message)
     rows = "of a number unknown" if status.lost_rows < 0 else f"{status.lost_rows} in all"
     lost = f" Rows that were written since, {rows}, are only there." if status.lost_rows else ""
     at = status.current or "no migration"

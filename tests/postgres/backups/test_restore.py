@@ -209,9 +209,13 @@ def test_the_same_request_again_returns_what_was_done(restoring, database):
     assert database.psql("SELECT count(*) FROM item") == "3"
 
 
-def test_the_same_object_made_anew_elsewhere_does_not_restore_twice(restoring, database):
+def test_the_same_object_made_anew_elsewhere_does_not_restore_twice_and_says_so(restoring, database):
     first = restoring.restore()
-    assert restoring.restore(request={"operation": "another-uid"}) == first
+    database.psql("INSERT INTO item (name) VALUES ('since')")
+    again = restoring.restore(request={"operation": "another-uid"}, accept_data_loss=True)
+    assert (first.repeats, again) == (False, first.model_copy(update={"repeats": True}))
+    assert database.psql("SELECT count(*) FROM item WHERE name = 'since'") == "1"
+    assert restoring.restore() == first
 
 
 def test_an_old_backup_can_be_restored_once_more_after_a_restore(restoring, database):

@@ -291,6 +291,15 @@ def test_a_restore_under_way_was_seen_so(found, expected, over, source):
     assert (stand(decision), decision.status.ended_at is not None) == (expected, over)
 
 
+@pytest.mark.parametrize(("moved", "identity"), [(None, OTHER), (Reason.VERIFY_FAILED, None)])
+def test_what_was_restored_for_a_namesake_is_not_said_to_be_done_now(moved, identity):
+    again = finished(SWAPPED.model_copy(update={"repeats": True}), reason=moved)
+    decision = of_restore(restore(status=BEGUN, finalizers=HELD), steps={"restore": again})
+    assert stand(decision) == ("True", "Restored", False)
+    assert "nothing was done now" in decision.status.condition("Ready").message
+    assert (decision.status.identity, decision.status.old_database) == (identity, "shop_old")
+
+
 def test_a_restore_that_a_run_ordered_is_tried_again_where_its_step_came_too_late():
     """As taking back is: nobody else writes meanwhile, and the run has no other way back."""
     own = restore(spec=ORDERED, status=BEGUN, finalizers=HELD)
