@@ -16,13 +16,22 @@ from godwit.engine.journal import script_of
 from godwit.engine.model import Declared, History, Script
 from godwit.engine.session import Session
 
-HAPPENED: Final = sql.SQL("""(
-SELECT * FROM godwit.journal WHERE NOT id <@ coalesce(
+_UNSEEN: Final = sql.SQL(
+    "SELECT detail -> 'unseen' FROM godwit.journal WHERE event = 'Done' AND verb = 'Restore' "
+    "ORDER BY id DESC LIMIT 1"
+)
+_LOST: Final = sql.SQL("""coalesce(
        (SELECT range_agg(int8range((pair ->> 0)::bigint, (pair ->> 1)::bigint))
-          FROM jsonb_array_elements(
-               (SELECT detail -> 'unseen' FROM godwit.journal WHERE event = 'Done' AND verb = 'Restore'
-                 ORDER BY id DESC LIMIT 1)) AS pair), '{}'))""")
-"""The rows that this database saw; to be used as a table."""
+          FROM jsonb_array_elements(({unseen})) AS pair), '{{}}')""").format(unseen=_UNSEEN)
+
+HAPPENED: Final = sql.SQL("""(
+SELECT * FROM godwit.journal AS h
+ WHERE NOT id <@ {lost}
+   AND NOT (event = 'Resolved' AND EXISTS (
+            SELECT FROM godwit.journal AS u
+             WHERE u.event = 'Unresolved' AND u.operation = h.operation AND u.id > h.id
+               AND NOT u.id <@ {lost})))""").format(lost=_LOST)
+"""The rows that this database saw, without what was resolved and then taken back; to be used as a table."""
 
 # Whoever applied a migration again after it had been taken back may have applied another file; so may whoever
 # had its row made by resolve or baseline, where a row's id is the version, so that it looks like the old one.
@@ -35,11 +44,7 @@ SELECT migration, down_path, down_sql, detail
  WHERE event = 'Applied'
    AND NOT EXISTS (SELECT FROM {happened} AS r
                     WHERE r.event = 'Resolved' AND r.id > last.id
-                      AND r.detail -> 'made' ? (last.detail ->> 'row')
-                      AND NOT EXISTS (SELECT FROM {happened} AS u WHERE u.event = 'Unresolved'
-                                         AND u.operation = r.operation AND u.id > r.id)))""").format(
-    happened=HAPPENED
-)
+                      AND r.detail -> 'made' ? (last.detail ->> 'row')))""").format(happened=HAPPENED)
 _KEPT_DOWNS: Final = sql.SQL(
     "SELECT * FROM {applied} AS a WHERE down_sql IS NOT NULL AND detail ->> 'row' = ANY (%(rows)s)"
 ).format(applied=_APPLIED)
@@ -48,21 +53,14 @@ _VERSIONS: Final = sql.SQL(
 ).format(applied=_APPLIED)
 
 _CARRIED_OUT: Final = sql.SQL("""
-SELECT DISTINCT r.detail ->> 'as', r.migration, r.detail ->> 'requestedAt' FROM {happened} AS r
- WHERE r.event = 'Resolved' AND r.operation <> %(besides)s
-   AND coalesce(r.detail ->> 'format', %(format)s) = %(format)s
-   AND NOT EXISTS (SELECT FROM {happened} AS u
-                    WHERE u.event = 'Unresolved' AND u.operation = r.operation AND u.id > r.id)""").format(
-    happened=HAPPENED
-)
+SELECT DISTINCT detail ->> 'as', migration, detail ->> 'requestedAt' FROM {happened} AS r
+ WHERE event = 'Resolved' AND operation <> %(besides)s
+   AND coalesce(detail ->> 'format', %(format)s) = %(format)s""").format(happened=HAPPENED)
 
 
 def unseen(session: Session) -> list[list[int]]:
     """The rows that this database never saw: pairs of ids, the first one and the one after the last."""
-    row = session.execute(
-        "SELECT detail -> 'unseen' FROM godwit.journal WHERE event = 'Done' AND verb = 'Restore' "
-        "ORDER BY id DESC LIMIT 1"
-    ).fetchone()
+    row = session.execute(_UNSEEN).fetchone()
     return row[0] or [] if row else []
 
 

@@ -15,10 +15,7 @@ _BEGUN: Final = sql.SQL("""
 SELECT migration, at
   FROM (SELECT DISTINCT ON (migration) migration, at, event FROM {happened} AS j
          WHERE verb = 'Apply' AND operation <> %s
-           AND (event IN ('Started', 'Applied', 'Abandoned')
-                OR event = 'Resolved' AND NOT EXISTS (
-                     SELECT FROM {happened} AS u
-                      WHERE u.event = 'Unresolved' AND u.operation = j.operation AND u.id > j.id))
+           AND event IN ('Started', 'Applied', 'Abandoned', 'Resolved')
          ORDER BY migration, id DESC) AS last
  WHERE event = 'Started'""").format(happened=HAPPENED)
 
@@ -28,10 +25,7 @@ SELECT migration, at
   FROM (SELECT DISTINCT ON (migration) migration, at, event FROM {happened} AS j
          WHERE operation <> %s
            AND (verb = 'Revert' AND event IN ('Started', 'Reverted', 'Abandoned')
-                OR event = 'Applied'
-                OR event = 'Resolved' AND NOT EXISTS (
-                     SELECT FROM {happened} AS u
-                      WHERE u.event = 'Unresolved' AND u.operation = j.operation AND u.id > j.id))
+                OR event IN ('Applied', 'Resolved'))
          ORDER BY migration, id DESC) AS last
  WHERE event = 'Started'""").format(happened=HAPPENED)
 
