@@ -105,3 +105,21 @@ async def test_who_is_told_to_end_gives_the_lease_back(bed: KubernetesBed):
     assert operator.cancelled
     left = await bed.admin.call("GET", path_of("Lease", bed.namespace, "godwit"))
     assert left["spec"].get("holderIdentity", "") == ""
+
+
+async def test_who_had_a_renewal_cut_short_gives_the_lease_back_all_the_same(
+    bed: KubernetesBed, monkeypatch: pytest.MonkeyPatch
+):
+    """It may have been written, though nobody read the answer: the next one waited for the Lease's end."""
+    monkeypatch.setattr(lease, "RETRY", 60.0)
+    operator = Operator(bed)
+    await asyncio.wait_for(operator.leading.wait(), 10)
+
+    def renew(found: dict) -> None:
+        found["spec"]["renewTime"] = "2026-01-01T00:00:00.000000Z"
+
+    await bed.edit("Lease", "godwit", renew)
+    operator.told_to_end.set()
+    await asyncio.wait_for(operator.task, 10)
+    left = await bed.admin.call("GET", path_of("Lease", bed.namespace, "godwit"))
+    assert left["spec"].get("holderIdentity", "") == ""

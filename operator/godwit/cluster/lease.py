@@ -102,9 +102,20 @@ class _Lease:
         if self._held is None:
             return
         try:
-            await self._write(self._held, "")
+            try:
+                await self._write(self._held, "")
+            except AnswerError as error:
+                if error.status != 409:
+                    raise
+                await self._give_back_as_found()
         except (AnswerError, UnavailableError) as error:
             _log.warning("lease.kept", lease=self._name, error=str(error))
+
+    async def _give_back_as_found(self) -> None:
+        """A renewal that was cut short may have been written all the same."""
+        found = await self._rest.call("GET", path_of("Lease", self._namespace, self._name))
+        if found.get("spec", {}).get("holderIdentity") == self._identity:
+            await self._write(found, "")
 
     async def _take(self) -> bool:
         try:
