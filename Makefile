@@ -23,15 +23,15 @@ endef
 CLUSTER := tests/cluster/node/cluster
 # One test process more than the project's smallest machine has cores: for a third of their time they wait.
 JOBS ?= 3
-# The fast ones wait more: with four, two cores have enough to do.
+# The fast ones wait more, and those on the real Kubernetes for its kubelet: with four, two cores have enough to do.
 FAST_JOBS ?= 4
-CLUSTER_JOBS ?= 3
-# The tests on the real Kubernetes wait for its kubelet for most of their time, so they run beside those that need
-# none of it. What it is started from is built before, the first time for a quarter of an hour.
-CLUSTER_LOG := build/cluster.log
-define CLUSTER_TESTS
-{ [ -n "$${GODWIT_TEST_KUBECONFIG:-}" ] || nice -n 19 $(SHELL) -c '$(CLUSTER) build && $(CLUSTER) image'; } \
-  && exec $(PY) -m pytest -m cluster -n $(CLUSTER_JOBS) --dist worksteal --reruns 1 -rR $(ARGS)
+CLUSTER_JOBS ?= 4
+# What the real Kubernetes is started from is built (the first time: for a quarter of an hour) while the tests run
+# that need none of it, as far as they leave the processors idle.
+AHEAD_LOG := build/cluster.log
+define AHEAD
+{ [ -n "$${GODWIT_TEST_KUBECONFIG:-}" ] || { mkdir -p $(dir $(AHEAD_LOG)); \
+  nice -n 19 $(SHELL) -c '$(CLUSTER) build && $(CLUSTER) image' >$(AHEAD_LOG) 2>&1; }; }
 endef
 # Further arguments for pytest: make test-fast ARGS='-k restore -x'
 ARGS ?=
@@ -48,16 +48,12 @@ demo: $(VENV) ## Run the main job here: embedded PostgreSQL, local cluster (unde
 	$(VENV)/bin/godwit demo
 
 test: $(VENV) ## Run every test, the real Kubernetes included (Linux, root, Node >= 20, Go >= 1.26; or GODWIT_TEST_KUBECONFIG)
-	@mkdir -p $(dir $(CLUSTER_LOG)); set -m; \
-	( $(CLUSTER_TESTS) ) >$(CLUSTER_LOG) 2>&1 & cluster=$$!; set +m; \
-	trap 'kill -INT -- -$$cluster 2>/dev/null || :; wait $$cluster || :; exit 130' INT TERM; \
-	echo "The tests on the real Kubernetes run at the same time; $(CLUSTER_LOG) has what they say, and it follows."; \
-	first=0; second=0; \
-	nice $(PY) -m pytest -m "not cluster" -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS) || first=$$?; \
-	tail --lines=+1 --follow --pid=$$cluster $(CLUSTER_LOG); \
-	wait $$cluster || second=$$?; \
-	echo "Exit status of the tests without a cluster: $$first, on the real Kubernetes: $$second"; \
-	exit $$((first || second))
+	@set -m; \
+	$(AHEAD) & ahead=$$!; set +m; \
+	trap 'kill -- -$$ahead 2>/dev/null || :' EXIT; \
+	$(PY) -m pytest -m "not cluster" -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS); \
+	wait $$ahead || { cat $(AHEAD_LOG) >&2; exit 1; }; \
+	$(PY) -m pytest -m cluster -n $(CLUSTER_JOBS) --dist worksteal --reruns 1 -rR $(ARGS)
 
 test-fast: $(VENV) ## Run the tests that need no cluster and little time (two minutes on two cores)
 	$(PY) -m pytest -m "not cluster and not slow" -n $(FAST_JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
