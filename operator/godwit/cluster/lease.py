@@ -113,13 +113,16 @@ class _Lease:
 
     async def _give_back_as_found(self) -> None:
         """A renewal that was cut short may have been written all the same."""
-        found = await self._rest.call("GET", path_of("Lease", self._namespace, self._name))
+        found = await self._read()
         if found.get("spec", {}).get("holderIdentity") == self._identity:
             await self._write(found, "")
 
+    async def _read(self) -> dict[str, Any]:
+        return await self._rest.call("GET", path_of("Lease", self._namespace, self._name))
+
     async def _take(self) -> bool:
         try:
-            found = await self._rest.call("GET", path_of("Lease", self._namespace, self._name))
+            found = await self._read()
         except AnswerError as error:
             if error.status != 404:
                 raise

@@ -56,14 +56,14 @@ class Observer:
         steps, backups, restores = await asyncio.gather(
             self._steps(database),
             self._of_database(DatabaseBackup, meta.namespace, meta.name),
-            self._of_database(DatabaseRestore, meta.namespace, meta.name),
+            self._restores_of(meta.namespace, meta.name),
         )
         return DatabaseSeen(
             database=database,
             image=self._image,
             check=steps.get("check", GONE),
             backups=tuple(cast("DatabaseBackup", b) for b in backups),
-            restores=tuple(cast("DatabaseRestore", r) for r in restores),
+            restores=restores,
             holder_exists=await self._holder_exists(database, ""),
         )
 
@@ -74,7 +74,7 @@ class Observer:
             self._source(migration),
             self._steps(migration),
             self._runs(migration),
-            self._of_database(DatabaseRestore, meta.namespace, spec.database_ref.name),
+            self._restores_of(meta.namespace, spec.database_ref.name),
         )
         return MigrationSeen(
             migration=migration,
@@ -84,7 +84,7 @@ class Observer:
             spare=await self._spare(migration, runs),
             plan=steps.get("plan", GONE),
             runs=runs,
-            restores=tuple(cast("DatabaseRestore", r) for r in restores),
+            restores=restores,
         )
 
     async def _run(self, run: MigrationRun) -> RunSeen:
@@ -135,19 +135,19 @@ class Observer:
         return None
 
     async def _backup(self, backup: DatabaseBackup) -> BackupSeen:
-        meta = backup.metadata
+        meta, order = backup.metadata, backup.spec.order
         database, steps, restores = await asyncio.gather(
             self._get(PostgresDatabase, meta.namespace, backup.spec.database_ref.name),
             self._steps(backup),
-            self._of_database(DatabaseRestore, meta.namespace, backup.spec.database_ref.name),
+            self._restores_behind(order, meta.namespace, backup.spec.database_ref.name),
         )
-        base, order = cast("PostgresDatabase | None", database), backup.spec.order
+        base = cast("PostgresDatabase | None", database)
         return BackupSeen(
             backup=backup,
             image=self._image,
             database=base,
             steps=steps,
-            restores=tuple(cast("DatabaseRestore", r) for r in restores),
+            restores=restores,
             holder_exists=await self._holder_exists(base, order.run.uid if order else meta.uid),
             namespace_terminating=meta.deleting and await self._terminating(meta.namespace),
         )
@@ -158,7 +158,7 @@ class Observer:
             self._get(PostgresDatabase, meta.namespace, spec.database_ref.name),
             self._get(DatabaseBackup, meta.namespace, spec.backup_ref.name),
             self._steps(restore),
-            self._of_database(DatabaseRestore, meta.namespace, spec.database_ref.name),
+            self._restores_behind(spec.order, meta.namespace, spec.database_ref.name),
         )
         base = cast("PostgresDatabase | None", database)
         return RestoreSeen(
@@ -167,7 +167,7 @@ class Observer:
             database=base,
             backup=cast("DatabaseBackup | None", backup),
             steps=steps,
-            restores=tuple(cast("DatabaseRestore", r) for r in restores),
+            restores=restores,
             holder_exists=await self._holder_exists(base, meta.uid),
             namespace_terminating=await self._terminating(meta.namespace),
         )
@@ -181,6 +181,16 @@ class Observer:
     async def _of_database(self, kind: type[Resource], namespace: str, database: str) -> list[Resource]:
         found = await self._cluster.list(kind.KIND, namespace)
         return [parse(m) for m in found if m["spec"]["databaseRef"]["name"] == database]
+
+    async def _restores_of(self, namespace: str, database: str) -> tuple[DatabaseRestore, ...]:
+        found = await self._of_database(DatabaseRestore, namespace, database)
+        return tuple(cast("DatabaseRestore", restore) for restore in found)
+
+    async def _restores_behind(
+        self, order: object | None, namespace: str, database: str
+    ) -> tuple[DatabaseRestore, ...]:
+        """What tells which database is meant: an order of a run names it, and nobody asks the API server."""
+        return () if order is not None else await self._restores_of(namespace, database)
 
     async def _runs(self, migration: DatabaseMigration) -> tuple[MigrationRun, ...]:
         found = await self._cluster.list(MigrationRun.KIND, migration.metadata.namespace)

@@ -40,7 +40,7 @@ class BackupSeen:
     steps: dict[str, StepSeen] = field(default_factory=dict)
     """By step name, those that the status records."""
     restores: tuple[DatabaseRestore, ...] = ()
-    """Those of the database."""
+    """Those of the database; not asked of what a run ordered."""
     holder_exists: bool = True
     """Whether the object that the database's `activeOperation` names still exists; not asked of the run that
     ordered this."""

@@ -33,7 +33,7 @@ class RestoreSeen:
     backup: DatabaseBackup | None = None
     steps: dict[str, StepSeen] = field(default_factory=dict)
     restores: tuple[DatabaseRestore, ...] = ()
-    """Every restore of the database, this one among them."""
+    """Every restore of the database, this one among them; not asked of what a run ordered."""
     holder_exists: bool = True
     namespace_terminating: bool = False
 
